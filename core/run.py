@@ -1,0 +1,144 @@
+"""The one way a system tool is started: list argv, no shell, stdin closed, built environment, always reaped.
+
+A Runner is passed to whatever needs a tool, so that tests record calls and dry runs print them. A failure raises
+ToolError with argv, exit code or signal, the end of stderr and the purpose; there is no code to be remembered.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shlex
+import shutil
+import signal
+import subprocess  # noqa: S404 - the one place that starts processes
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import IO, Protocol
+
+from core.errors import ToolError
+
+log = logging.getLogger("refloat.run")
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_TAIL_BYTES = 2000
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a finished tool left: exit `code`, `stdout` and `stderr` as bytes."""
+
+    argv: tuple[str, ...]
+    code: int
+    stdout: bytes
+    stderr: bytes
+
+    @property
+    def text(self) -> str:
+        """stdout as text; bytes that are not UTF-8 are replaced."""
+        return self.stdout.decode("utf-8", "replace")
+
+
+class Runner(Protocol):
+    """Starts tools. `ok` lists the exit codes that are no failure; `purpose` completes "could not …"."""
+
+    def run(
+        self, argv: Sequence[str], *, purpose: str, ok: Sequence[int] = (0,), timeout: float = 120, stdin: bytes | None = None
+    ) -> Result: ...
+
+    def stream(self, argv: Sequence[str], *, purpose: str) -> contextlib.AbstractContextManager[Stream]: ...
+
+
+class Stream:
+    """A tool that runs while its stdout is read. `finish()` waits for it and raises ToolError if it failed."""
+
+    def __init__(self, process: subprocess.Popen[bytes], argv: Sequence[str], purpose: str, errors: IO[bytes]) -> None:
+        self._process, self._argv, self._purpose, self._errors = process, tuple(argv), purpose, errors
+        assert process.stdout is not None  # noqa: S101 - Popen was given PIPE
+        self.stdout: IO[bytes] = process.stdout
+
+    def finish(self, timeout: float = 600) -> None:
+        """Wait for the exit and judge it."""
+        try:
+            code = self._process.wait(timeout)
+        except subprocess.TimeoutExpired as error:
+            raise ToolError(f"could not {self._purpose}: {self._argv[0]} did not end", argv=list(self._argv)) from error
+        self._errors.seek(0)
+        _judge(Result(self._argv, code, b"", self._errors.read()), (0,), self._purpose)
+
+
+class SystemRunner:
+    """Runs tools on this machine."""
+
+    def run(
+        self, argv: Sequence[str], *, purpose: str, ok: Sequence[int] = (0,), timeout: float = 120, stdin: bytes | None = None
+    ) -> Result:
+        """Run to the end and return what it printed.
+
+        Raises ToolError when the tool is missing, overruns `timeout` seconds, or exits with a code not in `ok`.
+        """
+        log.debug("run: %s", shlex.join(argv))
+        try:
+            done = subprocess.run(  # noqa: S603 - list argv, no shell
+                list(argv),
+                input=stdin,
+                stdin=subprocess.DEVNULL if stdin is None else None,
+                capture_output=True,
+                env=_environment(),
+                timeout=timeout,
+                check=False,
+            )
+        except FileNotFoundError as error:
+            raise _missing(argv, purpose) from error
+        except subprocess.TimeoutExpired as error:
+            raise ToolError(f"could not {purpose}: {argv[0]} took over {timeout:.0f} s", argv=list(argv)) from error
+        return _judge(Result(tuple(argv), done.returncode, done.stdout, done.stderr), ok, purpose)
+
+    @contextlib.contextmanager
+    def stream(self, argv: Sequence[str], *, purpose: str) -> Iterator[Stream]:
+        """Start a tool and read its stdout while it runs; it is killed and reaped when the block is left."""
+        import tempfile
+
+        log.debug("stream: %s", shlex.join(argv))
+        with tempfile.TemporaryFile() as errors:
+            try:
+                process = subprocess.Popen(  # noqa: S603 - list argv, no shell
+                    list(argv), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, env=_environment()
+                )
+            except FileNotFoundError as error:
+                raise _missing(argv, purpose) from error
+            try:
+                yield Stream(process, argv, purpose, errors)
+            finally:
+                if process.poll() is None:
+                    process.kill()
+                process.wait()
+                if process.stdout is not None:
+                    process.stdout.close()
+
+
+def find_tool(name: str) -> str | None:
+    """Full path of a tool on the built PATH, or None."""
+    return shutil.which(name, path=_PATH)
+
+
+def _environment() -> dict[str, str]:
+    return {"PATH": _PATH, "LANG": "C.UTF-8", "LC_ALL": "C.UTF-8", "HOME": "/root", "TMPDIR": os.environ.get("TMPDIR", "/tmp")}  # noqa: S108
+
+
+def _missing(argv: Sequence[str], purpose: str) -> ToolError:
+    return ToolError(f"could not {purpose}: {argv[0]} is not installed", hint="`refloat doctor` lists what is missing", argv=list(argv))
+
+
+def _judge(result: Result, ok: Sequence[int], purpose: str) -> Result:
+    if result.code in ok:
+        return result
+    how = f"exit code {result.code}" if result.code >= 0 else f"signal {signal.Signals(-result.code).name}"
+    tail = result.stderr[-_TAIL_BYTES:].decode("utf-8", "replace").strip() or result.stdout[-_TAIL_BYTES:].decode("utf-8", "replace").strip()
+    last = tail.splitlines()[-1].strip() if tail else "it printed nothing"
+    raise ToolError(
+        f"could not {purpose}: {result.argv[0]} ended with {how}: {last}",
+        argv=list(result.argv),
+        exit_code=result.code,
+        stderr=tail,
+    )

@@ -1,0 +1,1 @@
+"""The image path: freeze → read → encode → store, and back. May import `core` only."""

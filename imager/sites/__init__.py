@@ -1,0 +1,1 @@
+"""Places that keep images: one contract (`base`), short drivers, wrappers, a registry (`open_site`)."""
