@@ -1,0 +1,53 @@
+"""Small durable files on the local machine: created or replaced whole, never half. Imports only the standard library."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from pathlib import Path
+
+
+def sync_folder(folder: Path) -> None:
+    """fsync a folder, so that names made in it survive a power failure."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _write_temporary(path: Path, data: bytes, mode: int) -> str:
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".new", dir=path.parent)
+    try:
+        os.fchmod(handle, mode)
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        os.unlink(temporary)
+        raise
+    return temporary
+
+
+def write_new(path: Path, data: bytes, *, mode: int = 0o600) -> None:
+    """Create `path` with `data`, durable on return. FileExistsError when it is there already."""
+    temporary = _write_temporary(path, data, mode)
+    try:
+        os.link(temporary, path)
+    finally:
+        os.unlink(temporary)
+    sync_folder(path.parent)
+
+
+def replace(path: Path, data: bytes, *, mode: int = 0o600) -> None:
+    """Create or replace `path` with `data` in one step, durable on return."""
+    temporary = _write_temporary(path, data, mode)
+    try:
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
+    sync_folder(path.parent)
