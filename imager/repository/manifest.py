@@ -1,0 +1,271 @@
+"""Manifests: the signed commit of an image, and `server.json` (`docs/format.md`). Parsing here is hostile-input parsing."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import re
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import msgspec
+
+from core.errors import FormatError, TrustError, VersionError
+from core.layout import Layout, VolumeSpec
+from imager.keys import ID_BYTES, fingerprint, verify_signature
+from imager.repository.frames import BLOCK_BYTES
+from imager.repository.segments import BLOCK_MAX, ITEMS_MAX, SEGMENT_MAX
+
+VERSION = 1
+MANIFEST_MAX = 64 << 20
+_SEALED_MAX = 64 << 10
+TIME = re.compile(r"\d{8}T\d{6}Z")
+SERVER_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
+_VOLUME_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,119}")
+_HEX_DIGEST = re.compile(r"[0-9a-f]{64}")
+_LAYERS_MAX = 256
+_T = TypeVar("_T")
+
+
+class _Strict(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    pass
+
+
+class ServerRef(_Strict, frozen=True, kw_only=True):
+    name: str
+    id: str
+
+
+class ParentRef(_Strict, frozen=True, kw_only=True):
+    """The image before, and the digest of its whole manifest object at the same site."""
+
+    image: str
+    digest: str
+
+
+class SegmentRef(_Strict, frozen=True, kw_only=True):
+    """A map segment by name; `first` and `last` are [volume id, block], inclusive."""
+
+    digest: str
+    size_bytes: int
+    items: int
+    first: tuple[int, int]
+    last: tuple[int, int]
+
+
+class Volume(_Strict, frozen=True, kw_only=True):
+    """One imaged volume. `method` is `used`, `whole` or `live`; `unreadable` lists [offset, length] taken as zeros."""
+
+    id: int
+    spec: VolumeSpec
+    method: str
+    used_bytes: int
+    unreadable: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def blocks(self) -> int:
+        """Number of 64 KiB blocks, the last one maybe partial."""
+        return -(-self.spec.size_bytes // BLOCK_BYTES)
+
+
+class Totals(_Strict, frozen=True, kw_only=True):
+    read_bytes: int
+    changed_bytes: int
+    stored_bytes: int
+
+
+class Manifest(_Strict, frozen=True, kw_only=True):
+    """The body of an image's manifest; `keys` maps hex key ids to sealed data keys, both ends base64 or hex."""
+
+    server: ServerRef
+    image: str
+    taken_at: str
+    finished_at: str
+    agent: str
+    parent: ParentRef | None
+    note: str
+    state: str
+    digest_key: str
+    keys: dict[str, str]
+    layout: Layout
+    volumes: tuple[Volume, ...]
+    layers: tuple[tuple[SegmentRef, ...], ...]
+    totals: Totals
+
+    @property
+    def server_id(self) -> bytes:
+        return bytes.fromhex(self.server.id)
+
+    def volume(self, name: str) -> Volume:
+        """The volume of that name. Raises KeyError."""
+        for volume in self.volumes:
+            if volume.spec.name == name:
+                return volume
+        raise KeyError(name)
+
+    @property
+    def block_counts(self) -> dict[int, int]:
+        """Volume id → number of blocks."""
+        return {volume.id: volume.blocks for volume in self.volumes}
+
+
+class ServerCard(_Strict, frozen=True, kw_only=True):
+    """The body of `server.json`."""
+
+    name: str
+    id: str
+    created_at: str
+
+
+class _Envelope(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    refloat: str
+    version: int
+    body: str
+    key: str
+    signature: str
+
+
+def seal_envelope(kind: str, body: msgspec.Struct, public_key: bytes, sign: Callable[[bytes], bytes]) -> bytes:
+    """The signed object of a body; `kind` is `image` or `server`."""
+    text = msgspec.json.encode(body).decode()
+    signature = sign(_signed(kind, text))
+    return msgspec.json.encode(
+        _Envelope(refloat=kind, version=VERSION, body=text, key=_b64(public_key), signature=_b64(signature))
+    )
+
+
+def open_envelope(kind: str, data: bytes, pin: str | None) -> tuple[str, str]:
+    """The body text and the signer's fingerprint, after every check of the envelope.
+
+    `pin` is the fingerprint that must have signed; None accepts any signer (the caller then says so). Raises FormatError,
+    VersionError or TrustError.
+    """
+    if len(data) > MANIFEST_MAX:
+        raise FormatError("a manifest is too large")
+    try:
+        envelope = msgspec.json.decode(data, type=_Envelope)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        _refuse_version(data)
+        raise FormatError("not a manifest: its JSON has a wrong form") from error
+    if envelope.version != VERSION:
+        raise VersionError(f"manifest version {envelope.version} is not known", hint="a newer Refloat wrote it; update this one")
+    if envelope.refloat != kind or msgspec.json.encode(envelope) != data:
+        raise FormatError("a manifest is not in its canonical form")
+    try:
+        key = base64.b64decode(envelope.key, validate=True)
+        signature = base64.b64decode(envelope.signature, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise FormatError("a manifest's key or signature is not base64") from error
+    if (_b64(key), _b64(signature)) != (envelope.key, envelope.signature):
+        raise FormatError("a manifest is not in its canonical form")
+    signer = fingerprint(key)
+    if pin is not None and signer != pin:
+        raise TrustError(
+            f"signed by {signer}, but {pin} is pinned",
+            hint="another server wrote it, or somebody forged it; take the image from the other site",
+        )
+    verify_signature(key, signature, _signed(kind, envelope.body))
+    return envelope.body, signer
+
+
+def decode_manifest(data: bytes, *, image: str, pin: str | None) -> tuple[Manifest, str]:
+    """The manifest in an object named `image`, and its signer's fingerprint. Raises as `open_envelope`."""
+    text, signer = open_envelope("image", data, pin)
+    manifest = _decode_body(text, Manifest)
+    if manifest.image != image:
+        raise TrustError(f"the manifest says it is image {manifest.image}, not {image}", hint="the site answered with another image")
+    _check(manifest)
+    return manifest, signer
+
+
+def decode_server_card(data: bytes, pin: str | None) -> tuple[ServerCard, str]:
+    """`server.json` and its signer's fingerprint. Raises as `open_envelope`."""
+    text, signer = open_envelope("server", data, pin)
+    return _decode_body(text, ServerCard), signer
+
+
+def volume_ids(specs: tuple[VolumeSpec, ...]) -> dict[str, int]:
+    """Volume name → id, from the keys alone, so that every site and every night agree (`docs/format.md`, Blocks)."""
+    ids: dict[str, int] = {}
+    taken: set[int] = set()
+    for spec in sorted(specs, key=lambda each: each.key):
+        number = int.from_bytes(hashlib.sha256(spec.key.encode()).digest()[:4], "little")
+        while number in taken:
+            number = (number + 1) % (1 << 32)
+        taken.add(number)
+        ids[spec.name] = number
+    return ids
+
+
+def _decode_body(text: str, kind: type[_T]) -> _T:
+    try:
+        return msgspec.json.decode(text, type=kind)
+    except (msgspec.MsgspecError, RecursionError, ValueError) as error:
+        raise FormatError(f"a manifest's body has a wrong form: {error}") from error
+
+
+def _refuse_version(data: bytes) -> None:
+    """A version that is not ours may have other fields: say so rather than call it broken."""
+    try:
+        loose: Any = msgspec.json.decode(data)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return
+    if isinstance(loose, dict) and isinstance(loose.get("version"), int) and loose["version"] != VERSION:
+        raise VersionError(f"manifest version {loose['version']} is not known", hint="a newer Refloat wrote it; update this one")
+
+
+def _need(condition: bool, what: str) -> None:
+    if not condition:
+        raise FormatError(f"a manifest's {what} is impossible")
+
+
+def _check(manifest: Manifest) -> None:
+    _need(SERVER_NAME.fullmatch(manifest.server.name) is not None, "server name")
+    _need(re.fullmatch(rf"[0-9a-f]{{{2 * ID_BYTES}}}", manifest.server.id) is not None, "server id")
+    _need(TIME.fullmatch(manifest.image) is not None, "image time")
+    _need(manifest.state in ("complete", "damaged"), "state")
+    _need(len(manifest.note) <= 4096, "note")
+    if manifest.parent is not None:
+        _need(TIME.fullmatch(manifest.parent.image) is not None and manifest.parent.image < manifest.image, "parent")
+        _need(_HEX_DIGEST.fullmatch(manifest.parent.digest) is not None, "parent")
+    _need(len(manifest.digest_key) <= _SEALED_MAX and all(len(each) <= _SEALED_MAX for each in manifest.keys.values()), "keys")
+    _need(all(re.fullmatch(rf"[0-9a-f]{{{2 * ID_BYTES}}}", each) for each in manifest.keys), "key ids")
+    _check_volumes(manifest)
+    _need(len(manifest.layers) <= _LAYERS_MAX, "number of layers")
+    for layer in manifest.layers:
+        _check_layer(layer)
+
+
+def _check_volumes(manifest: Manifest) -> None:
+    disks = {disk.name: disk for disk in manifest.layout.disks}
+    _need(len(disks) == len(manifest.layout.disks), "layout (two disks of one name)")
+    _need(all(_VOLUME_NAME.fullmatch(name) for name in disks), "disk name")
+    ids = {volume.id for volume in manifest.volumes}
+    names = {volume.spec.name for volume in manifest.volumes}
+    _need(len(ids) == len(names) == len(manifest.volumes), "volume list (a name or id stands twice)")
+    for volume in manifest.volumes:
+        spec = volume.spec
+        _need(_VOLUME_NAME.fullmatch(spec.name) is not None, "volume name")
+        _need(0 <= volume.id < 1 << 32 and 0 < spec.size_bytes <= BLOCK_MAX * BLOCK_BYTES, "volume size or id")
+        _need(spec.disk in disks and 0 <= spec.offset_bytes, "volume place")
+        _need(spec.offset_bytes + spec.size_bytes <= disks[spec.disk].size_bytes, "volume place")
+        _need(volume.method in ("used", "whole", "live"), "volume method")
+        _need(all(0 <= at and 0 < size and at + size <= spec.size_bytes for at, size in volume.unreadable), "unreadable range")
+
+
+def _check_layer(layer: tuple[SegmentRef, ...]) -> None:
+    last = (-1, -1)
+    for ref in layer:
+        _need(_HEX_DIGEST.fullmatch(ref.digest) is not None, "segment digest")
+        _need(0 < ref.size_bytes <= SEGMENT_MAX and 0 < ref.items <= ITEMS_MAX, "segment size")
+        _need(last < ref.first <= ref.last, "segment order")
+        last = ref.last
+
+
+def _signed(kind: str, body: str) -> bytes:
+    return f"refloat {kind} {VERSION}\n".encode() + body.encode()
+
+
+def _b64(data: bytes) -> str:
+    return base64.b64encode(data).decode()

@@ -1,0 +1,180 @@
+"""Objects of one server at one site: names, listing, and loading with every check that needs no secret."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from core.errors import ConfigError, CorruptError, FormatError, ObjectExistsError, ObjectMissingError, RefloatError
+from core.files import replace
+from imager.repository.frames import PackRef
+from imager.repository.manifest import (
+    MANIFEST_MAX,
+    SERVER_NAME,
+    TIME,
+    Manifest,
+    SegmentRef,
+    ServerCard,
+    decode_manifest,
+    decode_server_card,
+)
+from imager.repository.segments import Item, Segment, digest_of
+from imager.sites.base import Buffer, Site
+
+
+@dataclass(frozen=True)
+class StoredImage:
+    """A loaded manifest: `digest` is of the whole object, `signer` the fingerprint that signed it."""
+
+    manifest: Manifest
+    digest: str
+    signer: str
+
+
+@dataclass(frozen=True)
+class ImageRow:
+    """One image as a listing shows it, before it is opened."""
+
+    image: str
+    received: datetime
+    size_bytes: int
+
+
+@contextlib.contextmanager
+def blamed(site: Site, name: str) -> Iterator[None]:
+    """Errors about bytes, told with the object and the site they came from."""
+    try:
+        yield
+    except RefloatError as error:
+        if "object" not in error.fields:
+            error.fields.update(site=site.name, object=name)
+            error.message = f"{name} at site {site.name}: {error.message}"
+        raise
+
+
+def server_names(site: Site) -> list[str]:
+    """Every server that has images at the site."""
+    names = {row.name.split("/")[1] for row in site.list("servers/") if row.name.count("/") >= 2}
+    return sorted(name for name in names if SERVER_NAME.fullmatch(name))
+
+
+class Repository:
+    """What one server keeps at one site. `cache` (optional) is a folder of map segments known to be good by digest."""
+
+    def __init__(self, site: Site, server: str, cache: Path | None = None) -> None:
+        if SERVER_NAME.fullmatch(server) is None:
+            raise ConfigError(f"not a server name: {server!r}", hint="lower-case letters, digits, '.', '_' and '-'; at most 63")
+        self.site, self.server, self._cache = site, server, cache
+        self.prefix = f"servers/{server}/"
+
+    def pack_name(self, ref: PackRef) -> str:
+        return f"{self.prefix}packs/{ref.hex[:2]}/{ref.hex}"
+
+    def map_name(self, digest: str) -> str:
+        return f"{self.prefix}maps/{digest}"
+
+    def image_name(self, image: str) -> str:
+        return f"{self.prefix}images/{image}.json"
+
+    @property
+    def card_name(self) -> str:
+        return f"{self.prefix}server.json"
+
+    def images(self) -> list[ImageRow]:
+        """All images, oldest first."""
+        rows = []
+        for info in self.site.list(f"{self.prefix}images/"):
+            stem = info.name.rsplit("/", 1)[1].removesuffix(".json")
+            if TIME.fullmatch(stem):
+                rows.append(ImageRow(stem, info.received, info.size_bytes))
+        return rows
+
+    def load(self, image: str, pin: str | None) -> StoredImage:
+        """The manifest of an image, checked against the pinned fingerprint (None: any signer)."""
+        name = self.image_name(image)
+        with blamed(self.site, name):
+            if self.site.stat(name).size_bytes > MANIFEST_MAX:
+                raise FormatError("a manifest is too large")
+            data = self.site.get(name)
+            manifest, signer = decode_manifest(data, image=image, pin=pin)
+            if manifest.server.name != self.server:
+                raise FormatError(f"the manifest is of server {manifest.server.name}")
+        return StoredImage(manifest, digest_of(data), signer)
+
+    def card(self, pin: str | None = None) -> tuple[ServerCard, str]:
+        """`server.json` and its signer. ObjectMissingError when there is none."""
+        with blamed(self.site, self.card_name):
+            return decode_server_card(self.site.get(self.card_name), pin)
+
+    def segment(self, ref: SegmentRef, server_id: bytes) -> Segment:
+        """A map segment, from the cache or the site; its digest and server are checked."""
+        data = self._cached(ref) or self._fetch(ref)
+        with blamed(self.site, self.map_name(ref.digest)):
+            segment = Segment(data)
+            if segment.server_id != server_id or segment.count != ref.items:
+                raise FormatError("the map segment is not the one the manifest means")
+        return segment
+
+    def _cached(self, ref: SegmentRef) -> bytes | None:
+        if self._cache is None:
+            return None
+        try:
+            data = (self._cache / ref.digest).read_bytes()
+        except OSError:
+            return None
+        return data if digest_of(data) == ref.digest else None
+
+    def _fetch(self, ref: SegmentRef) -> bytes:
+        name = self.map_name(ref.digest)
+        with blamed(self.site, name):
+            data = self.site.get(name, 0, ref.size_bytes)
+            if digest_of(data) != ref.digest:
+                raise CorruptError("its bytes do not have the digest that names it")
+        self.remember(ref.digest, data)
+        return data
+
+    def remember(self, digest: str, data: bytes) -> None:
+        """Keep a map segment locally; a full local disk only means fetching it again."""
+        if self._cache is not None:
+            with contextlib.suppress(OSError):
+                replace(self._cache / digest, data)
+
+    def layer(self, layer: tuple[SegmentRef, ...], server_id: bytes) -> Iterator[Item]:
+        """All items of a layer, in order, one segment in memory at a time."""
+        last = (-1, 0)
+        for ref in layer:
+            for item in self.segment(ref, server_id).items():
+                if (item.volume, item.block) < last:
+                    raise FormatError("the segments of a layer overlap", object=self.map_name(ref.digest), site=self.site.name)
+                last = (item.volume, item.end)
+                yield item
+
+    def put_named(self, name: str, body: list[Buffer]) -> bool:
+        """Put an object named by its digest. False when the very same bytes are there already.
+
+        An object of that name but other bytes is a CorruptError: it is not ours to replace.
+        """
+        try:
+            self.site.put(name, body)
+        except ObjectExistsError:
+            self._must_equal(name, body)
+            return False
+        return True
+
+    def _must_equal(self, name: str, body: list[Buffer]) -> None:
+        ours, theirs = hashlib.sha256(), hashlib.sha256(self.site.get(name))
+        for part in body:
+            ours.update(part)
+        if ours.digest() != theirs.digest():
+            raise CorruptError("an object of this name holds other bytes", object=name, site=self.site.name)
+
+    def has_pack(self, ref: PackRef) -> bool:
+        """Whether the pack is there with its size."""
+        try:
+            return self.site.stat(self.pack_name(ref)).size_bytes == ref.size_bytes
+        except ObjectMissingError:
+            return False
