@@ -48,7 +48,7 @@ def test_expected_to_fail(): assert False
 
 
 @pytest.mark.block
-@pytest.mark.parametrize(("strict", "skip"), [("0", "skipped"), ("1", "failed")])
+@pytest.mark.parametrize(("strict", "skip"), [("0", "skipped"), ("1", "errors")])
 def test_ci_refuses_skips(strict: str, skip: str, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CI", raising=False)
     monkeypatch.setenv("REFLOAT_NO_SKIP", strict)
