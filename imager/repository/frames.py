@@ -14,11 +14,9 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from core.errors import CorruptError
+from imager.spans import BLOCK_BYTES, SPAN_BLOCKS
 
-BLOCK_BYTES = 64 << 10
-PAGE_BYTES = 4 << 10
-PAGES_PER_BLOCK = BLOCK_BYTES // PAGE_BYTES
-FRAME_BLOCKS = 16
+FRAME_BLOCKS = SPAN_BLOCKS
 FRAME_BYTES = FRAME_BLOCKS * BLOCK_BYTES
 ZERO_BLOCK = bytes(BLOCK_BYTES)
 _POSITION = struct.Struct("<IQ")

@@ -14,8 +14,8 @@ import msgspec
 from core.errors import FormatError, TrustError, VersionError
 from core.layout import Layout, VolumeSpec
 from imager.keys import ID_BYTES, fingerprint, verify_signature
-from imager.repository.frames import BLOCK_BYTES
 from imager.repository.segments import BLOCK_MAX, ITEMS_MAX, SEGMENT_MAX
+from imager.spans import BLOCK_BYTES
 
 VERSION = 1
 MANIFEST_MAX = 64 << 20
