@@ -1,0 +1,183 @@
+"""What commands share: options, the Context they get, printing for people or as one JSON object. Holds no logic.
+
+A Context lives as long as its command. May import `appliance`, `core`; `rich` only when something is printed with it.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Concatenate, ParamSpec
+
+import click
+import msgspec
+
+from appliance.cli import Session
+from appliance.config import Config, load_config
+from appliance.unlock import Unlock, UnlockOptions, open_unlock
+from core.monitor import Monitor, StreamMonitor
+from core.settings import DEFAULT_PATH
+
+P = ParamSpec("P")
+
+
+@dataclass
+class Context:
+    """What a command needs of its surroundings: what `--json` and `--config` said, progress, printing."""
+
+    as_json: bool
+    config_path: Path | None
+    session: Session
+    monitor: Monitor
+    unlock_options: UnlockOptions = field(default_factory=UnlockOptions)
+
+    @functools.cached_property
+    def config(self) -> Config:
+        """The configuration, read when first asked for. Raises ConfigError."""
+        return load_config(self.config_path)
+
+    def unlock(self, *, need_identity: bool = True) -> Unlock:
+        """Identities, pins and sites: from `--kit` alone, or from the configuration and `--identity`.
+
+        Raises KeyMissingError when `need_identity` and neither was given.
+        """
+        return open_unlock(
+            self.unlock_options, self._config_for_unlock, need_identity=need_identity, ask=ask_passphrase
+        )
+
+    def _config_for_unlock(self) -> Config | None:
+        """With a kit, the machine's own configuration counts only when it was named."""
+        if self.unlock_options.kit is not None and self.config_path is None:
+            return None
+        return self.config
+
+    def emit(self, value: object, text: str | Callable[[], None] | None = None) -> None:
+        """Print the command's result, once: `value` as one JSON object, or `text` for people (or what prints it)."""
+        if self.as_json:
+            assert not self.session.emitted, "a command emits one object"  # noqa: S101
+            self.session.emitted = True
+            sys.stdout.write(json.dumps(to_builtins(value), ensure_ascii=False) + "\n")
+            sys.stdout.flush()
+        elif callable(text):
+            text()
+        elif text is not None:
+            click.echo(text)
+
+    def print(self, *renderables: object) -> None:
+        """Print rich text, tables … for people; nothing under `--json`."""
+        if not self.as_json:
+            from rich.console import Console
+
+            Console(highlight=False, soft_wrap=True).print(*renderables)
+
+
+def to_builtins(value: object) -> object:
+    """JSON-ready dicts, lists, texts and numbers; Structs, dataclasses, enums and dates as msgspec writes them."""
+    found: object = json.loads(msgspec.json.encode(value, enc_hook=str))
+    return found
+
+
+def ask_passphrase(*, twice: bool = False) -> str:
+    """The kit's passphrase from the terminal; `twice` when it is a new one."""
+    return str(click.prompt("Passphrase of the recovery kit", hide_input=True, confirmation_prompt=twice, err=True))
+
+
+class FilePath(click.Path):
+    """A path option that gives pathlib.Path."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+
+def command(
+    *, config: bool = True, unlock: bool = False
+) -> Callable[[Callable[Concatenate[Context, P], None]], Callable[..., None]]:
+    """Options every command has (`--json`, `--verbose`, `--config`, with `unlock` those of a recovery kit).
+
+    Stands below `@click.command` and above the command's own options; the function gets a Context as first argument.
+    """
+
+    def decorate(function: Callable[Concatenate[Context, P], None]) -> Callable[..., None]:
+        @functools.wraps(function)
+        def wrapper(*args: P.args, **kwargs: P.kwargs) -> None:
+            context = _build(kwargs, unlock)
+            function(context, *args, **kwargs)
+
+        wrapped: Callable[..., None] = wrapper
+        for option in reversed(_options(config, unlock)):
+            wrapped = option(wrapped)
+        return wrapped
+
+    return decorate
+
+
+def _options(config: bool, unlock: bool) -> Sequence[Callable[[Callable[..., None]], Callable[..., None]]]:
+    options = list(_unlock_options()) if unlock else []
+    if config:
+        options.append(
+            click.option("--config", "config_path", type=FilePath(), help=f"Configuration file [{DEFAULT_PATH}].")
+        )
+    options.append(
+        click.option(
+            "--json", "as_json", is_flag=True, help="One JSON object on stdout, progress as JSON lines on stderr."
+        )
+    )
+    options.append(click.option("--verbose", "-v", is_flag=True, help="Log every tool that is started."))
+    return options
+
+
+def _unlock_options() -> Sequence[Callable[[Callable[..., None]], Callable[..., None]]]:
+    return (
+        click.option("--kit", "kit_path", type=FilePath(), help="Recovery kit; needs no configuration."),
+        click.option("--identity", type=FilePath(), help="File of AGE-SECRET-KEY lines, instead of a kit."),
+        *passphrase_options(),
+        click.option("--server-pin", "server_pins", multiple=True, metavar="NAME:ID:FINGERPRINT",
+                     help="Trust this server besides those of the kit; `refloat keys show` prints it."),
+        click.option("--site", "site_urls", multiple=True, metavar="NAME=URL", help="Look for a site here instead."),
+    )  # fmt: skip
+
+
+def passphrase_options() -> Sequence[Callable[[Callable[..., None]], Callable[..., None]]]:
+    """Where a passphrase comes from when not from a prompt; never from the command line, which others can read."""
+    return (
+        click.option("--passphrase-file", type=FilePath(), help="Read the kit's passphrase from a file's first line."),
+        click.option("--passphrase-fd", type=click.IntRange(min=0), envvar="REFLOAT_PASSPHRASE_FD", show_envvar=True,
+                     help="Read the kit's passphrase from this open descriptor."),
+    )  # fmt: skip
+
+
+def _build(kwargs: dict[str, object], unlock: bool) -> Context:
+    """Take the shared options out of `kwargs` and make the Context of them."""
+    as_json, config_path = bool(kwargs.pop("as_json")), kwargs.pop("config_path", None)
+    logging.basicConfig(
+        stream=sys.stderr, format="%(message)s", level=logging.DEBUG if kwargs.pop("verbose") else logging.WARNING
+    )
+    session = click.get_current_context().find_object(Session) or Session(as_json)
+    options = UnlockOptions()
+    if unlock:
+        options = UnlockOptions(
+            kit=_path(kwargs.pop("kit_path")),
+            identity=_path(kwargs.pop("identity")),
+            passphrase_file=_path(kwargs.pop("passphrase_file")),
+            passphrase_fd=_number(kwargs.pop("passphrase_fd")),
+            servers=_texts(kwargs.pop("server_pins")),
+            sites=_texts(kwargs.pop("site_urls")),
+        )
+    return Context(as_json, _path(config_path), session, StreamMonitor(as_json=as_json), options)
+
+
+def _path(value: object) -> Path | None:
+    return value if isinstance(value, Path) else None
+
+
+def _number(value: object) -> int | None:
+    return value if isinstance(value, int) else None
+
+
+def _texts(value: object) -> tuple[str, ...]:
+    return tuple(str(each) for each in value) if isinstance(value, tuple) else ()
