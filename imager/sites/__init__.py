@@ -1,1 +1,47 @@
-"""Places that keep images: one contract (`base`), short drivers, wrappers, a registry (`open_site`)."""
+"""Places that keep images: one contract (`base`), short drivers, wrappers, a registry (`open_site`).
+
+A new driver is a module here, a row in the registry, and passes the suite in `tests/imager/test_sites.py`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from core.errors import ConfigError
+from imager.sites.base import Site
+from imager.sites.file import FileSite
+
+
+def open_site(name: str, url: str, **options: Any) -> Site:
+    """The site called `name` at `url`; `options` go to its driver. Nothing is connected to before the first verb.
+
+    `file:///folder` takes `create` (see `imager.sites.file`). ConfigError for a URL that no driver knows.
+    """
+    scheme = url.partition(":")[0].lower()
+    if scheme not in _DRIVERS:
+        known = ", ".join(f"{each}://" for each in sorted(_DRIVERS))
+        raise ConfigError(f"site {name}: no driver for {url!r}", hint=f"known are: {known}", site=name)
+    return _DRIVERS[scheme](name, url, **options)
+
+
+def _file(name: str, url: str, *, create: bool = False) -> Site:
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        parts = urlsplit("")
+    path = unquote(parts.path)
+    wrong = not path.startswith("/") or "\0" in path or parts.netloc not in ("", "localhost")
+    if wrong or parts.query or parts.fragment:
+        raise ConfigError(
+            f"site {name}: {url!r} names no folder of this machine",
+            hint="write three slashes and the full path: file:///srv/refloat (`?`, `#`, `%` as %3F, %23, %25)",
+            site=name,
+        )
+    return FileSite(name, Path(os.path.normpath(path)), create=create)
+
+
+_DRIVERS: dict[str, Callable[..., Site]] = {"file": _file}

@@ -1,7 +1,7 @@
 """What a site must do: five verbs on names and bytes. `tests/imager/test_sites.py` is the suite every driver passes.
 
-Names are relative paths of `[A-Za-z0-9._+=-]` components separated by `/`; no component is empty, `.` or `..`, or begins
-with a dot; 255 bytes a component, 1,000 a name. A driver checks them (`check_name`) before it touches anything.
+Names are relative paths of `[A-Za-z0-9._+=-]` components separated by `/`; no component is empty or begins with a dot;
+255 bytes a component, 1,000 a name. A driver checks them (`check_name`) before it touches anything.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ class ObjectInfo:
 
 
 class Site(Protocol):
-    """The contract. Every method raises SiteError (or its subclass) with `site` and `name` fields on failure, and may be
-    called from several threads at once."""
+    """The contract. Every method raises SiteError (or its subclass) with `site` and `name` fields on failure, and may
+    be called from several threads at once. The field `transient` is False where trying again cannot help."""
 
     name: str
     """What the config calls it; used in messages."""
@@ -71,6 +71,15 @@ def check_name(name: str) -> str:
     if len(name) > 1000 or not all(_COMPONENT.fullmatch(part) for part in name.split("/")):
         raise FormatError(f"not an object name: {name[:80]!r}")
     return name
+
+
+def check_prefix(prefix: str) -> str:
+    """The folder prefix itself if it is `""` or a well-formed name and `/`, else FormatError."""
+    if prefix and (not prefix.endswith("/") or len(prefix) > 1000):
+        raise FormatError(f"not a folder prefix: {prefix[:80]!r}")
+    if prefix:
+        check_name(prefix[:-1])
+    return prefix
 
 
 def total_bytes(body: Sequence[Buffer]) -> int:
