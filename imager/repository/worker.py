@@ -1,0 +1,97 @@
+"""What happens to a span in a worker thread: read, free pages to zeros, digest, compare, compress, seal."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import mmap
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from imager.keys import DataKey
+from imager.repository.frames import FRAME_BYTES, Frame, Sealer, digest_block, is_zero
+from imager.repository.segments import DATA, Item
+from imager.source import Reader
+from imager.spans import BLOCK_BYTES, PAGE_BYTES, PAGES, Span
+
+_ZERO_PAGE = bytes(PAGE_BYTES)
+
+
+@dataclass(frozen=True)
+class SealedFrame:
+    """A frame for the lineages in the bit set `need`; `places` are the span's blocks it holds, in order."""
+
+    need: int
+    places: tuple[int, ...]
+    frame: Frame
+    sealed: bytes
+
+
+@dataclass(frozen=True)
+class SpanResult:
+    """Per block of the span its digest (None: all zeros), and the frames made of what somebody needs."""
+
+    digests: list[bytes | None]
+    frames: list[SealedFrame]
+
+
+class Workshop:
+    """Shared by the worker threads of one run; each thread has its own buffers and contexts."""
+
+    def __init__(self, key: DataKey, server_id: bytes, digest_key: bytes, level: int) -> None:
+        self._key, self._server_id, self._digest_key, self._level = key, server_id, digest_key, level
+        self._numbers = itertools.count()  # next() on it is atomic under the GIL
+        self._local = threading.local()
+
+    def _bench(self) -> tuple[memoryview, memoryview, Sealer]:
+        made: tuple[memoryview, memoryview, Sealer] | None = getattr(self._local, "bench", None)
+        if made is None:
+            sealer = Sealer(self._key.key, self._key.key_id, self._server_id, self._level)
+            made = (memoryview(mmap.mmap(-1, FRAME_BYTES)), memoryview(mmap.mmap(-1, FRAME_BYTES)), sealer)
+            self._local.bench = made
+        return made
+
+    def process(self, reader: Reader, volume: int, span: Span, parents: Sequence[Sequence[Item | None]]) -> SpanResult:
+        """`parents[g][i]` is what lineage `g` has of the span's block `i`, None for nothing."""
+        buffer, scratch, sealer = self._bench()
+        view = buffer[: len(span.masks) * BLOCK_BYTES]
+        reader.read(span.block * BLOCK_BYTES, view)
+        digests: list[bytes | None] = []
+        needs: dict[int, list[int]] = {}
+        for index, mask in enumerate(span.masks):
+            block = view[index * BLOCK_BYTES : (index + 1) * BLOCK_BYTES]
+            if mask:
+                _clear(block, mask)
+            if is_zero(block):
+                digests.append(None)
+                continue
+            digest = digest_block(self._digest_key, block, volume, span.block + index)
+            digests.append(digest)
+            need = 0
+            for group, known in enumerate(parents):
+                item = known[index]
+                if item is None or item.kind != DATA or item.digest != digest:
+                    need |= 1 << group
+            if need:
+                needs.setdefault(need, []).append(index)
+        frames = [self._seal(sealer, need, places, view, scratch) for need, places in needs.items()]
+        return SpanResult(digests, frames)
+
+    def _seal(self, sealer: Sealer, need: int, places: list[int], view: memoryview, scratch: memoryview) -> SealedFrame:
+        if places[-1] - places[0] == len(places) - 1:
+            plain = view[places[0] * BLOCK_BYTES : (places[-1] + 1) * BLOCK_BYTES]
+        else:
+            plain = scratch[: len(places) * BLOCK_BYTES]
+            for slot, index in enumerate(places):
+                plain[slot * BLOCK_BYTES : (slot + 1) * BLOCK_BYTES] = view[index * BLOCK_BYTES : (index + 1) * BLOCK_BYTES]
+        number = next(self._numbers)
+        sealed = sealer.seal(number, plain)
+        frame = Frame(self._key.key_id, number, len(places), len(sealed), hashlib.sha256(sealed).digest())
+        return SealedFrame(need, tuple(places), frame, sealed)
+
+
+def _clear(block: memoryview, mask: int) -> None:
+    for page in range(PAGES):
+        if mask >> page & 1:
+            block[page * PAGE_BYTES : (page + 1) * PAGE_BYTES] = _ZERO_PAGE
