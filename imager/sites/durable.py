@@ -38,7 +38,7 @@ class Draft:
     def link(self, folder: int, leaf: str) -> None:
         """Give the file its name in one step; FileExistsError if the name is taken.
 
-        `linkat` of an O_TMPFILE needs AT_SYMLINK_FOLLOW on /proc/self/fd (open(2)); Python passes it only with a dir_fd.
+        `linkat` of an O_TMPFILE needs AT_SYMLINK_FOLLOW on /proc/self/fd (open(2)); Python sets it with dir_fd.
         """
         try:
             os.link(self.source, leaf, src_dir_fd=self.source_folder, dst_dir_fd=folder, follow_symlinks=True)

@@ -1,4 +1,4 @@
-"""A site in memory, for tests: same contract and errors, gone with the object. May import core and `imager.sites.base`."""
+"""A site in memory, for tests: same contract and errors, gone with the object. Imports core and `base` only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the kernel says, in the words of a site: OSError → SiteError with a hint. Part of the file driver. Imports core."""
+"""What the kernel says, in the words of a site: OSError → SiteError with a hint. Part of the file driver."""
 
 from __future__ import annotations
 

@@ -1,0 +1,113 @@
+"""An image opened for reading: its manifest checked, its keys unsealed in memory, bytes fetched from whichever site has them."""
+
+from __future__ import annotations
+
+import base64
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
+
+from core.errors import FormatError, RefloatError, SiteError
+from imager.keys import ID_BYTES, Identities
+from imager.repository.frames import Opener, PackRef, digest_block
+from imager.repository.layers import clip, stack
+from imager.repository.manifest import Manifest, SegmentRef, Volume
+from imager.repository.segments import Item, Segment
+from imager.repository.store import Repository, StoredImage, blamed
+
+_T = TypeVar("_T")
+
+
+class OpenImage:
+    """A readable image. `sites` hold the same image, the preferred one first; when one fails, the next is asked."""
+
+    def __init__(self, sites: Sequence[Repository], stored: StoredImage, identities: Identities) -> None:
+        manifest = stored.manifest
+        self.sites, self.stored, self.manifest = list(sites), stored, manifest
+        self.server_id = manifest.server_id
+        self.complaints: list[str] = []
+        self._local = threading.local()
+        name = sites[0].image_name(manifest.image)
+        with blamed(sites[0].site, name):
+            self.digest_key = identities.open_key(
+                _unb64(manifest.digest_key), kind="digest", key_id=bytes(ID_BYTES), server_id=self.server_id
+            )
+            self._keys = {
+                bytes.fromhex(key_id): identities.open_key(
+                    _unb64(sealed), kind="data", key_id=bytes.fromhex(key_id), server_id=self.server_id
+                )
+                for key_id, sealed in manifest.keys.items()
+            }
+
+    @property
+    def opener(self) -> Opener:
+        """This thread's frame opener."""
+        made: Opener | None = getattr(self._local, "opener", None)
+        if made is None:
+            made = self._local.opener = Opener(self.server_id, self._keys)
+        return made
+
+    def digest(self, block: memoryview | bytes, volume: int, number: int) -> bytes:
+        """The digest that the map must hold for these 65,536 bytes."""
+        return digest_block(self.digest_key, block, volume, number)
+
+    def items(self, volumes: Sequence[Volume], limits: dict[int, int] | None = None) -> Iterator[Item]:
+        """What the map says of these volumes, in (id, block) order, every block exactly once.
+
+        `limits` (volume id → blocks) cuts volumes short. FormatError where no layer covers a block: unknown is not zero.
+        """
+        counts = {volume.id: volume.blocks for volume in volumes}
+        if limits:
+            counts |= limits
+        at = {volume: 0 for volume in counts}
+        for item in clip(stack([self._layer(layer) for layer in self.manifest.layers]), counts):
+            if at[item.volume] != item.block:
+                raise self._gap(item.volume, at[item.volume])
+            at[item.volume] = item.end
+            yield item
+        for volume, blocks in counts.items():
+            if at[volume] != blocks:
+                raise self._gap(volume, at[volume])
+
+    def _gap(self, volume: int, block: int) -> FormatError:
+        name = next(each.spec.name for each in self.manifest.volumes if each.id == volume)
+        return FormatError(
+            f"image {self.manifest.image}: no map covers block {block} of volume {name}",
+            hint="the map is damaged; take the image from the other site, or an older one",
+        )
+
+    def _layer(self, layer: tuple[SegmentRef, ...]) -> Iterator[Item]:
+        for ref in layer:
+            yield from self.segment(ref).items()
+
+    def segment(self, ref: SegmentRef) -> Segment:
+        """A map segment, from the first site that has it right."""
+        return self._from_any(lambda site: site.segment(ref, self.server_id))
+
+    def fetch(self, pack: PackRef, offset: int, length: int) -> bytes:
+        """Bytes of a pack, from the first site that has them."""
+
+        def get(site: Repository) -> bytes:
+            name = site.pack_name(pack)
+            with blamed(site.site, name):
+                return site.site.get(name, offset, length)
+
+        return self._from_any(get)
+
+    def _from_any(self, get: Callable[[Repository], _T]) -> _T:
+        first: RefloatError | None = None
+        for site in self.sites:
+            try:
+                return get(site)
+            except RefloatError as error:
+                first = first or error
+                if len(self.sites) > 1 and len(self.complaints) < 100:
+                    self.complaints.append(error.message)
+        raise first or SiteError("no site holds this image")
+
+
+def _unb64(text: str) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except ValueError as error:
+        raise FormatError("a sealed key in the manifest is not base64") from error
