@@ -19,7 +19,7 @@ import msgspec
 
 from appliance.cli import Session
 from appliance.config import Config, load_config
-from appliance.unlock import Unlock, UnlockOptions, open_unlock
+from appliance.unlock import Unlock, UnlockOptions, open_unlock, read_passphrase
 from core.monitor import Monitor, StreamMonitor
 from core.settings import DEFAULT_PATH
 
@@ -50,11 +50,18 @@ class Context:
             self.unlock_options, self._config_for_unlock, need_identity=need_identity, ask=ask_passphrase
         )
 
+    def passphrase(self, *, twice: bool = False) -> str:
+        """The recovery kit's passphrase, from the options or the terminal; asked for `twice` when it is a new one."""
+        return read_passphrase(self.unlock_options, functools.partial(ask_passphrase, twice=twice))
+
     def _config_for_unlock(self) -> Config | None:
-        """With a kit, the machine's own configuration counts only when it was named."""
-        if self.unlock_options.kit is not None and self.config_path is None:
+        """With a kit, the machine's own configuration counts only when it was named; with places given, it may lack."""
+        if self.config_path is None and (self.unlock_options.kit is not None or self._placed_without_config()):
             return None
         return self.config
+
+    def _placed_without_config(self) -> bool:
+        return bool(self.unlock_options.sites) and not Path(DEFAULT_PATH).exists()
 
     def emit(self, value: object, text: str | Callable[[], None] | None = None) -> None:
         """Print the command's result, once: `value` as one JSON object, or `text` for people (or what prints it)."""
@@ -95,9 +102,10 @@ class FilePath(click.Path):
 
 
 def command(
-    *, config: bool = True, unlock: bool = False
+    *, config: bool = True, unlock: bool = False, passphrase: bool = False
 ) -> Callable[[Callable[Concatenate[Context, P], None]], Callable[..., None]]:
-    """Options every command has (`--json`, `--verbose`, `--config`, with `unlock` those of a recovery kit).
+    """Options every command has (`--json`, `--verbose`, `--config`), with `unlock` all for `Context.unlock`, with
+    `passphrase` only those for `Context.passphrase`.
 
     Stands below `@click.command` and above the command's own options; the function gets a Context as first argument.
     """
@@ -105,19 +113,21 @@ def command(
     def decorate(function: Callable[Concatenate[Context, P], None]) -> Callable[..., None]:
         @functools.wraps(function)
         def wrapper(*args: P.args, **kwargs: P.kwargs) -> None:
-            context = _build(kwargs, unlock)
+            context = _build(kwargs)
             function(context, *args, **kwargs)
 
         wrapped: Callable[..., None] = wrapper
-        for option in reversed(_options(config, unlock)):
+        for option in reversed(_options(config, unlock, passphrase)):
             wrapped = option(wrapped)
         return wrapped
 
     return decorate
 
 
-def _options(config: bool, unlock: bool) -> Sequence[Callable[[Callable[..., None]], Callable[..., None]]]:
-    options = list(_unlock_options()) if unlock else []
+def _options(
+    config: bool, unlock: bool, passphrase: bool
+) -> Sequence[Callable[[Callable[..., None]], Callable[..., None]]]:
+    options = [*(_unlock_options() if unlock else ()), *(_passphrase_options() if unlock or passphrase else ())]
     if config:
         options.append(
             click.option("--config", "config_path", type=FilePath(), help=f"Configuration file [{DEFAULT_PATH}].")
@@ -134,15 +144,14 @@ def _options(config: bool, unlock: bool) -> Sequence[Callable[[Callable[..., Non
 def _unlock_options() -> Sequence[Callable[[Callable[..., None]], Callable[..., None]]]:
     return (
         click.option("--kit", "kit_path", type=FilePath(), help="Recovery kit; needs no configuration."),
-        click.option("--identity", type=FilePath(), help="File of AGE-SECRET-KEY lines, instead of a kit."),
-        *passphrase_options(),
+        click.option("--identity", "unlock_identity", type=FilePath(), help="AGE-SECRET-KEY lines, not a kit."),
         click.option("--server-pin", "server_pins", multiple=True, metavar="NAME:ID:FINGERPRINT",
                      help="Trust this server besides those of the kit; `refloat keys show` prints it."),
         click.option("--site", "site_urls", multiple=True, metavar="NAME=URL", help="Look for a site here instead."),
     )  # fmt: skip
 
 
-def passphrase_options() -> Sequence[Callable[[Callable[..., None]], Callable[..., None]]]:
+def _passphrase_options() -> Sequence[Callable[[Callable[..., None]], Callable[..., None]]]:
     """Where a passphrase comes from when not from a prompt; never from the command line, which others can read."""
     return (
         click.option("--passphrase-file", type=FilePath(), help="Read the kit's passphrase from a file's first line."),
@@ -151,24 +160,21 @@ def passphrase_options() -> Sequence[Callable[[Callable[..., None]], Callable[..
     )  # fmt: skip
 
 
-def _build(kwargs: dict[str, object], unlock: bool) -> Context:
+def _build(kwargs: dict[str, object]) -> Context:
     """Take the shared options out of `kwargs` and make the Context of them."""
-    as_json, config_path = bool(kwargs.pop("as_json")), kwargs.pop("config_path", None)
-    logging.basicConfig(
-        stream=sys.stderr, format="%(message)s", level=logging.DEBUG if kwargs.pop("verbose") else logging.WARNING
-    )
+    as_json, config_path = bool(kwargs.pop("as_json")), _path(kwargs.pop("config_path", None))
+    level = logging.DEBUG if kwargs.pop("verbose") else logging.WARNING
+    logging.basicConfig(stream=sys.stderr, format="%(message)s", level=level)
     session = click.get_current_context().find_object(Session) or Session(as_json)
-    options = UnlockOptions()
-    if unlock:
-        options = UnlockOptions(
-            kit=_path(kwargs.pop("kit_path")),
-            identity=_path(kwargs.pop("identity")),
-            passphrase_file=_path(kwargs.pop("passphrase_file")),
-            passphrase_fd=_number(kwargs.pop("passphrase_fd")),
-            servers=_texts(kwargs.pop("server_pins")),
-            sites=_texts(kwargs.pop("site_urls")),
-        )
-    return Context(as_json, _path(config_path), session, StreamMonitor(as_json=as_json), options)
+    options = UnlockOptions(
+        kit=_path(kwargs.pop("kit_path", None)),
+        identity=_path(kwargs.pop("unlock_identity", None)),
+        passphrase_file=_path(kwargs.pop("passphrase_file", None)),
+        passphrase_fd=_number(kwargs.pop("passphrase_fd", None)),
+        servers=_texts(kwargs.pop("server_pins", ())),
+        sites=_texts(kwargs.pop("site_urls", ())),
+    )
+    return Context(as_json, config_path, session, StreamMonitor(as_json=as_json), options)
 
 
 def _path(value: object) -> Path | None:
