@@ -124,6 +124,8 @@ class FileSite:
                         site=self.name,
                         transient=False,
                     ) from error
+            if not os.fstat(self._handle).st_nlink:  # what is gone reads as empty to the kernel, and must not to us
+                raise SiteError(f"{self.name}: the folder {self.root} was removed meanwhile", site=self.name)
             if not self._marked:
                 self._marked = mark.is_marked(self._handle, self.name)
                 if not self._marked:

@@ -41,6 +41,8 @@ def is_marked(folder: int, site: str) -> bool:
 def may_become(folder: int, root: Path, site: str, *, create: bool, fstab: Path) -> None:
     """SiteError if the unmarked folder must not be taken for a new site."""
     others = sorted(set(os.listdir(folder)) - _NOT_COUNTED)
+    if others and is_marked(folder, site):  # made since the caller looked: the mark is always the first thing there
+        return
     if others and not create:
         raise SiteError(
             f"{site}: {root} has no {NAME} but holds other things ({others[0]!r}): it is no site",

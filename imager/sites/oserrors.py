@@ -21,7 +21,7 @@ _HINTS = {
     errno.ENAMETOOLONG: "the filesystem takes shorter names only: use ext4, xfs, btrfs or NFS",
     errno.ESTALE: "the NFS server no longer knows the folder: mount it again",
     errno.EIO: "the disk or its connection fails: see the kernel log",
-    errno.ENOENT: "the site's folder was removed or unmounted meanwhile",
+    errno.ENOENT: "a folder of the site was removed meanwhile",
     errno.ENODEV: "the disk is gone: see the kernel log",
     errno.ENXIO: "the disk is gone: see the kernel log",
 }
