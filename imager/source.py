@@ -12,7 +12,7 @@ import mmap
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,14 +28,14 @@ _PROBE_BYTES = 4 << 10
 class Source:
     """A volume and where its bytes are: `size_bytes` from `offset_bytes` of `path` (a block device or a disk-image file).
 
-    `map_path` is where its filesystem starts at byte 0 (partition node or loop device), None when no map may be believed. `live`: it is mounted and
-    not frozen.
+    `map_path` gives a device or file on which its filesystem starts at byte 0 (called when it is needed, more than once; None: there is
+    none). `live`: it is mounted and not frozen.
     """
 
     spec: VolumeSpec
     path: str
     offset_bytes: int
-    map_path: str | None = None
+    map_path: Callable[[], str] | None = None
     live: bool = False
 
     @property

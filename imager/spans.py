@@ -24,7 +24,7 @@ class Stretch(NamedTuple):
     """`count` blocks from `block` that share a `mask` of free pages; all ones means unused."""
 
     block: int
-    count: int
+    count: int  # type: ignore[assignment]  # hides tuple.count on purpose
     mask: int
 
 
@@ -33,7 +33,7 @@ class Idle:
     """Blocks that need no reading: `unused`, or known to be zeros (a hole of a sparse file)."""
 
     block: int
-    count: int
+    count: int  # type: ignore[assignment]  # hides tuple.count on purpose
     unused: bool
 
 

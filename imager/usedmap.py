@@ -38,7 +38,7 @@ def why_whole(source: Source, runner: Runner) -> str | None:
         return "no device shows its filesystem alone"
     if kind == "xfs" and source.size_bytes > XFS_MAX_BYTES:
         return "XFS above 16 TiB (partclone#161)"
-    return _CHECKS[kind](source.map_path, runner)
+    return _CHECKS[kind](source.map_path(), runner)
 
 
 def _read(path: str, offset: int, size: int) -> bytes:
@@ -133,6 +133,7 @@ class UsedMap:
 def used_map(source: Source, runner: Runner) -> Iterator[UsedMap]:
     """Start partclone on a source for which `why_whole` gave None."""
     program = PROGRAMS[source.spec.content.type]
-    argv = [program, "-D", "-s", str(source.map_path), "-O", "/dev/stdout", "-L", "/dev/null", "-q"]
+    assert source.map_path is not None, "`why_whole` says so otherwise"  # noqa: S101
+    argv = [program, "-D", "-s", source.map_path(), "-O", "/dev/stdout", "-L", "/dev/null", "-q"]
     with runner.stream(argv, purpose=f"map the used blocks of {source.spec.name}") as stream:
         yield UsedMap(stream, source)

@@ -82,6 +82,7 @@ class SiteResult:
     changed_bytes: int = 0
     stored_bytes: int = 0
     seconds: float = 0.0
+    damaged: bool = False
     error: RefloatError | None = None
 
 
@@ -307,7 +308,7 @@ class Capture:
             agent=core.__version__,
             parent=ParentRef(image=parent.manifest.image, digest=parent.digest) if parent else None,
             note=request.note,
-            state="damaged" if any(volume.unreadable for volume in self._volumes) else "complete",
+            state="damaged" if self._damaged else "complete",
             digest_key=_b64(digest_key),
             keys=sealed,
             layout=request.layout,
@@ -324,6 +325,10 @@ class Capture:
         data = seal_envelope("image", manifest, keys.public_key, keys.sign)
         site.repository.put_named(site.repository.image_name(request.image), [data])
         digests[site.name] = digest_of(data)
+
+    @property
+    def _damaged(self) -> bool:
+        return any(volume.unreadable for volume in self._volumes)
 
     def _put_card(self, site: SiteState) -> None:
         keys = self._request.keys
@@ -348,6 +353,7 @@ class Capture:
             changed_bytes=lineage.changed_blocks * BLOCK_BYTES,
             stored_bytes=self._stored[site.name],
             seconds=round(feed.seconds, 3),
+            damaged=self._damaged,
             error=feed.error,
         )
 

@@ -33,7 +33,7 @@ class Item(NamedTuple):
 
     volume: int
     block: int
-    count: int
+    count: int  # type: ignore[assignment]  # hides tuple.count on purpose
     kind: int
     slot: int = 0
     mask: int = 0

@@ -1,0 +1,135 @@
+"""What images there are, across sites; and opening one for reading. May import `imager`, `core`.
+
+An image is named `SERVER/TIME`, or just `TIME` or `latest` where one server is known. The same TIME at two sites is one image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from appliance.unlock import Unlock
+from core.errors import ConfigError, KeyMissingError, ObjectMissingError, RefloatError, SiteError
+from core.monitor import Monitor
+from imager.repository.manifest import TIME
+from imager.repository.reader import OpenImage
+from imager.repository.store import Repository, StoredImage
+from imager.sites import open_site
+from imager.sites.wrap import Retry
+
+
+@dataclass
+class ImageEntry:
+    """One image of a server. `sites` maps site name → when the site received it; `stored` is a checked manifest."""
+
+    server: str
+    image: str
+    sites: dict[str, datetime] = field(default_factory=dict)
+    stored: StoredImage | None = None
+    trouble: list[str] = field(default_factory=list)
+
+
+class Catalog:
+    """Sites of an Unlock, opened; lives as long as a command. Sites that cannot be reached are warned of and skipped."""
+
+    def __init__(self, unlock: Unlock, monitor: Monitor, only: Sequence[str] = ()) -> None:
+        self._unlock, self._monitor = unlock, monitor
+        chosen = [unlock.site(name) for name in only] if only else list(unlock.sites)
+        if not chosen:
+            raise ConfigError("no site is known", hint="give --kit, a configuration with sites, or --site NAME=URL")
+        self.sites = [Retry(open_site(each.name, each.url)) for each in chosen]
+
+    def servers(self) -> list[str]:
+        """Names of the servers that are pinned."""
+        return sorted({pin.name for pin in self._unlock.servers})
+
+    def images(self, server: str, *, load: bool = True) -> list[ImageEntry]:
+        """All images of a server, oldest first. With `load` each manifest is checked, and what is wrong noted."""
+        found: dict[str, ImageEntry] = {}
+        answered = 0
+        for site in self.sites:
+            repository = Repository(site, server)
+            try:
+                rows = repository.images()
+                answered += 1
+            except RefloatError as error:
+                self._monitor.warn(f"site {site.name}: {error.message}")
+                continue
+            for row in rows:
+                entry = found.setdefault(row.image, ImageEntry(server, row.image))
+                entry.sites[site.name] = row.received
+                if load:
+                    self._load(repository, entry)
+        if not answered:
+            raise SiteError("no site can be reached", hint="check the network and the sites' addresses; `refloat check`")
+        return sorted(found.values(), key=lambda each: each.image)
+
+    def _load(self, repository: Repository, entry: ImageEntry) -> None:
+        try:
+            entry.stored = self.load(repository, entry.image)
+        except RefloatError as error:
+            entry.trouble.append(error.message)
+
+    def load(self, repository: Repository, image: str) -> StoredImage:
+        """The manifest of an image at a site, signed by one of the server's pinned keys."""
+        failures: list[RefloatError] = []
+        for pin in self._unlock.trusted(repository.server):
+            try:
+                return repository.load(image, pin.fingerprint)
+            except RefloatError as error:
+                failures.append(error)
+        raise failures[0]
+
+    def resolve(self, name: str) -> tuple[str, str]:
+        """(server, TIME) of `SERVER/TIME`, `SERVER/latest`, `SERVER`, `TIME` or `latest`. ConfigError when it is ambiguous."""
+        server, slash, image = name.rpartition("/")
+        if not slash and name in self.servers():
+            server, image = name, "latest"
+        if not server:
+            servers = self.servers()
+            if len(servers) != 1:
+                raise ConfigError(f"{name!r} does not say which server", hint=f"write SERVER/{image}; known are: {', '.join(servers)}")
+            server = servers[0]
+        self._unlock.trusted(server)
+        if image == "latest":
+            entries = self.images(server, load=False)
+            if not entries:
+                raise ObjectMissingError(f"there is no image of {server} at any site", hint="`refloat images` lists what there is")
+            return server, entries[-1].image
+        if TIME.fullmatch(image) is None:
+            raise ConfigError(f"not an image: {name!r}", hint="write SERVER/YYYYMMDDTHHMMSSZ, or SERVER/latest")
+        return server, image
+
+    def find(self, name: str) -> tuple[list[Repository], StoredImage]:
+        """The image's checked manifest, and every site that has this image, the best one first.
+
+        The first site's error is raised when none has it whole.
+        """
+        server, image = self.resolve(name)
+        good: list[Repository] = []
+        stored: StoredImage | None = None
+        first: RefloatError | None = None
+        for site in self.sites:
+            repository = Repository(site, server)
+            try:
+                loaded = self.load(repository, image)
+            except RefloatError as error:
+                first = first or error
+                self._monitor.warn(f"site {site.name}: {error.message}")
+                continue
+            if stored is None:
+                stored = loaded
+            # The same run may have been stored against another parent elsewhere: packs of one are then no help to the other.
+            if loaded.manifest.keys.keys() & stored.manifest.keys.keys():
+                good.append(repository)
+        if stored is None:
+            raise first or ObjectMissingError(f"image {name} is at no site")
+        return good, stored
+
+    def open(self, name: str) -> OpenImage:
+        """The image, ready to be read. KeyMissingError when no identity was given or none fits."""
+        if self._unlock.identities is None:
+            raise KeyMissingError("nothing was given that opens the image", hint="give --kit FILE, or --identity FILE")
+        sites, stored = self.find(name)
+        return OpenImage(sites, stored, self._unlock.identities)

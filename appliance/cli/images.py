@@ -1,0 +1,118 @@
+"""`refloat images` and `refloat show`: what there is to restore. May import `appliance`, `core`."""
+
+from __future__ import annotations
+
+import click
+
+from appliance.catalog import Catalog, ImageEntry
+from appliance.cli.common import Context, command
+from core.sizes import format_size
+from imager.repository.manifest import Manifest
+from imager.repository.store import StoredImage
+
+
+@click.command()
+@command(unlock=True)
+@click.argument("servers", nargs=-1)
+def images(context: Context, servers: tuple[str, ...]) -> None:
+    """List the images at the sites, newest last. Needs no identity.
+
+    \b
+    refloat images
+    refloat images web1 --kit fleet.kit
+    """
+    catalog = Catalog(context.unlock(need_identity=False), context.monitor)
+    rows = [entry for server in servers or catalog.servers() for entry in catalog.images(server)]
+    context.emit({"images": [_row(entry) for entry in rows]}, lambda: _table(context, rows))
+
+
+def _row(entry: ImageEntry) -> dict[str, object]:
+    manifest = entry.stored.manifest if entry.stored else None
+    return {
+        "server": entry.server,
+        "image": entry.image,
+        "state": manifest.state if manifest else "unreadable",
+        "taken_at": manifest.taken_at if manifest else None,
+        "note": manifest.note if manifest else "",
+        "size_bytes": sum(volume.spec.size_bytes for volume in manifest.volumes) if manifest else None,
+        "changed_bytes": manifest.totals.changed_bytes if manifest else None,
+        "sites": {name: received.isoformat() for name, received in entry.sites.items()},
+        "trouble": entry.trouble,
+    }
+
+
+def _table(context: Context, rows: list[ImageEntry]) -> None:
+    from rich.table import Table
+
+    table = Table()
+    for column in ("image", "state", "size", "changed", "sites", "note"):
+        table.add_column(column, justify="right" if column in ("size", "changed") else "left")
+    for entry in rows:
+        manifest = entry.stored.manifest if entry.stored else None
+        size = sum(volume.spec.size_bytes for volume in manifest.volumes) if manifest else 0
+        table.add_row(
+            f"{entry.server}/{entry.image}",
+            manifest.state if manifest else "[red]unreadable[/red]",
+            format_size(size) if manifest else "",
+            format_size(manifest.totals.changed_bytes) if manifest else "",
+            " ".join(entry.sites),
+            manifest.note if manifest else "; ".join(entry.trouble),
+        )
+    context.print(table if rows else "no images yet; `refloat image` takes one")
+
+
+@click.command()
+@command(unlock=True)
+@click.argument("image")
+def show(context: Context, image: str) -> None:
+    """Show one image: disks, volumes, method, parent, damage. Needs no identity.
+
+    \b
+    refloat show web1/latest
+    refloat show web1/20261123T020000Z --json
+    """
+    catalog = Catalog(context.unlock(need_identity=False), context.monitor)
+    sites, stored = catalog.find(image)
+    context.emit(_as_dict(stored, [each.site.name for each in sites]), lambda: _page(context, stored.manifest))
+
+
+def _as_dict(stored: StoredImage, sites: list[str]) -> dict[str, object]:
+    manifest = stored.manifest
+    return {
+        "server": manifest.server,
+        "image": manifest.image,
+        "state": manifest.state,
+        "taken_at": manifest.taken_at,
+        "finished_at": manifest.finished_at,
+        "agent": manifest.agent,
+        "note": manifest.note,
+        "parent": manifest.parent,
+        "digest": stored.digest,
+        "signer": stored.signer,
+        "sites": sites,
+        "layout": manifest.layout,
+        "volumes": manifest.volumes,
+        "totals": manifest.totals,
+        "map": {"layers": [sum(ref.items for ref in layer) for layer in manifest.layers]},
+    }
+
+
+def _page(context: Context, manifest: Manifest) -> None:
+    from rich.table import Table
+
+    parent = manifest.parent.image if manifest.parent else "none: a full image"
+    context.print(f"[bold]{manifest.server.name}/{manifest.image}[/bold]  {manifest.state}  parent {parent}")
+    if manifest.note:
+        context.print(f"note: {manifest.note}")
+    table = Table()
+    for column in ("volume", "holds", "size", "read", "method", "unreadable"):
+        table.add_column(column, justify="right" if column in ("size", "read") else "left")
+    for volume in manifest.volumes:
+        spec = volume.spec
+        table.add_row(
+            spec.name, f"{spec.content.type or spec.role} {spec.content.label}".strip(), format_size(spec.size_bytes),
+            format_size(volume.used_bytes), volume.method, ", ".join(f"{size} B at {at}" for at, size in volume.unreadable),
+        )  # fmt: skip
+    context.print(table)
+
+

@@ -1,0 +1,223 @@
+"""Taking an image: disks and sites from the configuration, one pass, a result that says how each site fared.
+
+May import `imager`, `hardware`, `core`. Lives as long as `take_image`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import functools
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+
+from appliance.config import Config, SiteConfig
+from core.errors import ConfigError, DamagedError, LockedError, PartialError, RefloatError, SourceError
+from core.layout import Layout, VolumeRole, VolumeSpec, volumes_of
+from core.monitor import Monitor
+from core.run import Runner
+from hardware.inventory import firmware_mode
+from hardware.read import DiskSource, read_layout
+from hardware.uses import uses_of
+from hardware.volume import volume_device
+from imager.keys import ServerKeys
+from imager.repository.capture import Capture, Request, SiteResult
+from imager.repository.journal import load_journals
+from imager.repository.lineage import SiteState
+from imager.repository.parents import next_image_name, remember_commit, survey, sweep_cache
+from imager.repository.store import Repository
+from imager.sites import open_site
+from imager.sites.base import Site
+from imager.sites.wrap import Retry
+from imager.source import Source, be_polite
+from imager.usedmap import PROGRAMS
+
+
+@dataclass(frozen=True)
+class ImageOptions:
+    """What the command line adds. `disks` replace those of the configuration; `only` are site names; `whole` volume names."""
+
+    disks: tuple[DiskSource, ...] = ()
+    note: str = ""
+    live: bool = False
+    only: tuple[str, ...] = ()
+    whole: frozenset[str] = frozenset()
+
+
+@dataclass
+class ImageOutcome:
+    """What came of it; `parent` is the newest parent among the sites'. `state` as in the manifest."""
+
+    server: str
+    image: str
+    parent: str | None
+    state: str
+    sites: list[SiteResult] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    def raise_for_status(self) -> None:
+        """The error that decides the exit code: no site, some sites, or a damaged source."""
+        failed = [each for each in self.sites if each.status != "committed"]
+        if failed and len(failed) == len(self.sites):
+            raise failed[0].error or PartialError("no site has the image")
+        if failed:
+            reasons = "; ".join(f"{each.name}: {each.error.message if each.error else each.status}" for each in failed)
+            raise PartialError(
+                f"image {self.image} is not at every site ({reasons})",
+                hint="the next run catches up; `refloat check` tells whether the site answers",
+            )
+        if self.state == "damaged":
+            raise DamagedError(
+                f"image {self.image} is committed, but parts of the source could not be read",
+                hint="`refloat show` lists the ranges; replace the disk",
+            )
+
+
+def take_image(config: Config, options: ImageOptions, runner: Runner, monitor: Monitor) -> ImageOutcome:
+    """Image this server's disks to its sites. Raises what concerns all sites; see ImageOutcome for the rest."""
+    keys = ServerKeys.load(config.state_path)
+    if keys.name != config.server:
+        raise ConfigError(
+            f"the keys in {config.state} are of server {keys.name!r}, the configuration is of {config.server!r}",
+            hint="a server keeps its name for life; new keys start a new lineage",
+        )
+    be_polite(config.image.nice, config.image.io_class)
+    with _only_one(config.state_path):
+        return _take(config, keys, options, runner, monitor)
+
+
+def _take(config: Config, keys: ServerKeys, options: ImageOptions, runner: Runner, monitor: Monitor) -> ImageOutcome:
+    state = config.state_path
+    disks = options.disks or tuple(DiskSource(each.path, each.name, each.sector_bytes or None) for each in config.disks)
+    if not disks:
+        raise ConfigError(
+            "no disk to image is named", hint='add [[disk]] path = "/dev/…" to the configuration, or --disk PATH'
+        )
+    layout = read_layout(disks, runner, firmware_mode())
+    journals, stale = load_journals(state / "journal", keys.server_id)
+    for path in stale:
+        path.unlink(missing_ok=True)
+    cache = state / "maps"
+    cache.mkdir(mode=0o700, parents=True, exist_ok=True)
+    outcome = ImageOutcome(config.server, "", None, "complete")
+    states: list[SiteState] = []
+    listed: list[str] = []
+    for entry in _chosen(config, options.only):
+        try:
+            repository = Repository(connect(entry), config.server, cache)
+            listed.extend(row.image for row in repository.images())
+            states.append(survey(repository, keys, state, journals, monitor))
+        except RefloatError as error:
+            monitor.warn(f"site {entry.name}: {error.message}")
+            outcome.sites.append(SiteResult(entry.name, "failed", None, error=error))
+    if not states:
+        outcome.raise_for_status()
+    sweep_cache(cache, states)
+    now = datetime.now(UTC)
+    outcome.image = next_image_name(states, listed, now)
+    with contextlib.ExitStack() as stack:
+        sources = _sources(layout, disks, options.live or config.image.live, runner, stack)
+        request = Request(
+            keys=keys, recipients=config.recipients, layout=layout, sources=sources, image=outcome.image, taken_at=now,
+            state=state, note=options.note, level=config.image.level, threads=config.image.threads,
+            pack_bytes=config.image.pack_size, bandwidth=config.image.bandwidth, whole=options.whole,
+        )  # fmt: skip
+        done = _run_until_all_had_their_turn(request, states, runner, monitor)
+    outcome.sites.extend(done)
+    _conclude(outcome, state, monitor)
+    return outcome
+
+
+def _run_until_all_had_their_turn(
+    request: Request, states: Sequence[SiteState], runner: Runner, monitor: Monitor
+) -> list[SiteResult]:
+    """The pass for all, then one alone for each site that lagged behind it: what is durable there counts."""
+    results = Capture(request, states, runner, monitor).run()
+    finished = [each for each in results if each.status != "lagging"]
+    for late in (each for each in results if each.status == "lagging"):
+        monitor.warn(f"site {late.name} could not keep up; going on with it alone")
+        site = next(each for each in states if each.name == late.name)
+        journals, _ = load_journals(request.state / "journal", request.keys.server_id)
+        again = survey(site.repository, request.keys, request.state, journals, monitor)
+        (result,) = Capture(request, [again], runner, monitor).run()
+        result.seconds += late.seconds
+        result.stored_bytes += late.stored_bytes
+        finished.append(result)
+    return sorted(finished, key=lambda each: [state.name for state in states].index(each.name))
+
+
+def _conclude(outcome: ImageOutcome, state: Path, monitor: Monitor) -> None:
+    committed = [each for each in outcome.sites if each.status == "committed"]
+    outcome.parent = max((each.parent for each in committed if each.parent), default=None)
+    outcome.warnings = list(monitor.warnings)
+    if any(each.damaged for each in committed):
+        outcome.state = "damaged"
+    for each in committed:
+        remember_commit(state, each.name, outcome.image, each.digest)
+    if committed and len(committed) == len(outcome.sites):
+        # Every site has it all: nothing that a killed run left is needed any more.
+        for path in (state / "journal").glob("*.journal"):
+            path.unlink(missing_ok=True)
+
+
+def connect(entry: SiteConfig) -> Site:
+    """The configured site, with transient faults retried."""
+    return Retry(open_site(entry.name, entry.url))
+
+
+def _chosen(config: Config, only: Sequence[str]) -> list[SiteConfig]:
+    if not config.sites:
+        raise ConfigError("no site is configured", hint="add two [[site]] tables; `refloat config example` shows them")
+    return [config.site(name) for name in only] if only else list(config.sites)
+
+
+@contextlib.contextmanager
+def _only_one(state: Path) -> Iterator[None]:
+    """Hold the server's lock; LockedError when another run has it. The kernel lets go when the process dies."""
+    handle = os.open(state / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise LockedError("another image of this server is being taken", hint="wait for it, or end it") from error
+        yield
+    finally:
+        os.close(handle)
+
+
+def _sources(
+    layout: Layout, disks: Sequence[DiskSource], live: bool, runner: Runner, stack: contextlib.ExitStack
+) -> tuple[Source, ...]:
+    """Every volume with where its bytes are. SourceError for one that is written to while it would be read."""
+    found: list[Source] = []
+    for disk, source in zip(layout.disks, disks, strict=True):
+        uses = uses_of(source.path)
+        for spec in (each for each in volumes_of(layout) if each.disk == disk.name):
+            busy = [use for use in uses if _touches(use.start_bytes, spec)]
+            if busy and not live:
+                raise SourceError(
+                    f"{spec.name} is in use: {busy[0].describe()}",
+                    hint="unmount it, or give --live to image it whole while it changes (it is then marked `live`)",
+                )
+            map_path = None
+            if not busy and spec.content.type in PROGRAMS:
+                map_path = functools.cache(partial(_enter, stack, source, spec, runner))
+            found.append(Source(spec, source.path, spec.offset_bytes, map_path, live=bool(busy)))
+    return tuple(found)
+
+
+def _touches(start_bytes: int | None, spec: VolumeSpec) -> bool:
+    """Whether a use that begins at this byte of the disk (0: all of it; None: unknown, so maybe all) is of this volume."""
+    if spec.role is VolumeRole.HEAD:
+        return False
+    return not start_bytes or spec.offset_bytes <= start_bytes < spec.offset_bytes + spec.size_bytes
+
+
+def _enter(stack: contextlib.ExitStack, source: DiskSource, spec: VolumeSpec, runner: Runner) -> str:
+    return stack.enter_context(
+        volume_device(source.path, spec.offset_bytes, spec.size_bytes, sector_bytes=source.sector_bytes, runner=runner)
+    )

@@ -1,0 +1,102 @@
+"""What a site already has when a run begins: the newest image that can serve as parent, and what killed runs left durable."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import msgspec
+
+from core.errors import CorruptError, ObjectMissingError, TrustError, VersionError
+from core.files import replace
+from core.monitor import Monitor
+from imager.keys import ServerKeys
+from imager.repository.journal import Journal
+from imager.repository.lineage import SiteState
+from imager.repository.store import Repository, StoredImage
+
+_FORMAT = "%Y%m%dT%H%M%SZ"
+
+
+class _Seen(msgspec.Struct):
+    """The newest image this server committed at a site, by its own memory."""
+
+    image: str
+    digest: str
+
+
+def survey(repository: Repository, keys: ServerKeys, state: Path, journals: Sequence[Journal], monitor: Monitor) -> SiteState:
+    """Ask a site what it has. SiteError when it cannot be asked; damage there only makes the next image larger."""
+    site = repository.site.name
+    names = [row.image for row in repository.images()]
+    seen = _read_seen(state, site)
+    if seen is not None and (not names or names[-1] < seen.image):
+        monitor.warn(
+            f"site {site} shows an older state than before: {seen.image} was committed there, its newest now is "
+            f"{names[-1] if names else 'none'}; it was rolled back or lost images"
+        )
+    parent = _newest_usable(repository, keys, names, seen, monitor)
+    found: list[tuple[Journal, frozenset[str]]] = []
+    for journal in journals:
+        if parent is not None and journal.key_id.hex() in parent.manifest.keys:
+            continue  # that run was committed here; its journal has nothing to add
+        packs = frozenset(ref.hex for ref in journal.refs(site) if repository.has_pack(ref))
+        if packs:
+            found.append((journal, packs))
+    return SiteState(site, repository, parent, found)
+
+
+def _newest_usable(
+    repository: Repository, keys: ServerKeys, names: Sequence[str], seen: _Seen | None, monitor: Monitor
+) -> StoredImage | None:
+    for image in reversed(names):
+        try:
+            stored = repository.load(image, keys.fingerprint)
+            if stored.manifest.server_id != keys.server_id:
+                raise TrustError("it was made under another server id")
+            if seen is not None and seen.image == image and seen.digest != stored.digest:
+                raise TrustError("it is signed by this server, but is not what this server committed; is the server cloned?")
+            for layer in stored.manifest.layers:
+                for ref in layer:
+                    repository.segment(ref, keys.server_id)
+        except (CorruptError, TrustError, VersionError, ObjectMissingError) as error:
+            monitor.warn(f"image {image} at site {repository.site.name} cannot serve as parent: {error.message}")
+            continue
+        return stored
+    return None
+
+
+def next_image_name(states: Sequence[SiteState], listed: Sequence[str], now: datetime) -> str:
+    """A name for the image: the time, but later than every image known, so that a clock that jumped back does no harm."""
+    newest = max([*listed, *(state.parent.manifest.image for state in states if state.parent)], default="")
+    name = now.astimezone(UTC).strftime(_FORMAT)
+    if name > newest:
+        return name
+    return (datetime.strptime(newest, _FORMAT).replace(tzinfo=UTC) + timedelta(seconds=1)).strftime(_FORMAT)
+
+
+def remember_commit(state: Path, site: str, image: str, digest: str) -> None:
+    """Note what was committed where, to notice a site that shows less the next time."""
+    folder = state / "sites"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    replace(folder / f"{site}.json", msgspec.json.encode(_Seen(image, digest)))
+
+
+def _read_seen(state: Path, site: str) -> _Seen | None:
+    try:
+        return msgspec.json.decode((state / "sites" / f"{site}.json").read_bytes(), type=_Seen)
+    except FileNotFoundError:
+        return None
+    except (OSError, msgspec.MsgspecError):
+        return None  # a hint only; the site's own signed images decide
+
+
+def sweep_cache(folder: Path, states: Sequence[SiteState]) -> None:
+    """Drop cached map segments that no parent lists, and torn temporary files."""
+    wanted = {ref.digest for each in states if each.parent for layer in each.parent.manifest.layers for ref in layer}
+    for path in folder.iterdir():
+        if path.name not in wanted:
+            path.unlink(missing_ok=True)
+
+
