@@ -1,0 +1,165 @@
+"""What hardware is there: firmware, DMI, network cards, disks and who uses them. Through pyudev, filled up from sysfs.
+
+A snapshot; nothing is kept. Imports `core` and `hardware.{attach,facts,identity,machine,sitefind,uses}`.
+"""
+
+from __future__ import annotations
+
+import errno
+import os.path
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyudev
+from msgspec.structs import replace
+
+from core.errors import RefloatError, SourceError, TargetError
+from core.run import Runner
+from hardware.attach import settle
+from hardware.facts import SYS, Facts, facts_of, read_sys
+from hardware.identity import Identity, identity_in, identity_of
+from hardware.machine import (
+    Device,
+    DeviceKind,
+    Dmi,
+    Inventory,
+    Nic,
+    Use,
+    UseKind,
+    find_device,
+    tokens,
+)
+from hardware.sitefind import holds_site
+from hardware.uses import uses_of
+
+__all__ = ["Device", "Inventory", "find_device", "firmware_mode", "inspect_target", "probe_inventory", "tokens"]
+
+# device-mapper, md and optical devices are no disks to restore onto; ram and zram do not outlive the night
+_NOT_DISKS = re.compile(r"(dm-|md|ram|zram|sr|fd|nbd|mtdblock|drbd|rbd)\d*")
+
+
+def probe_inventory(runner: Runner, files: Sequence[str] = ()) -> Inventory:
+    """The machine as it is now; `files` are image files to list as devices too (512-byte sectors).
+
+    A disk that cannot be examined is listed with a use of kind UNKNOWN, so that it is refused but does not hide the
+    others. Raises SourceError when a file of `files` cannot be opened.
+    """
+    settle(runner)
+    devices = [*_disks(), *(_file(path) for path in files if not Path(path).is_block_device())]
+    unique = {device.path: device for device in devices}
+    return Inventory(firmware=firmware_mode(), dmi=_dmi(), nics=_nics(), devices=tuple(unique.values()))
+
+
+def firmware_mode() -> str:
+    """`uefi` when the running kernel was started by UEFI firmware, else `bios`."""
+    return "uefi" if (SYS / "firmware/efi").exists() else "bios"
+
+
+def inspect_target(device: Device, runner: Runner) -> Device:
+    """The device with its uses as they are now, and with the sites on it: what a plan needs to know of a target.
+
+    Raises TargetError when it cannot be examined or is no longer the same device.
+    """
+    try:
+        facts = facts_of(device.path)
+        if facts.size_bytes != device.size_bytes or identity_of(facts).serial != device.serial:
+            raise TargetError(f"{device.path} is another device than before", hint="take the inventory again")
+        # sector size as listed: an image file may be declared to have 4096-byte sectors
+        spots = holds_site(device.path, runner, sector_bytes=device.sector_bytes)
+        return replace(device, uses=uses_of(device.path), spots=spots)
+    except SourceError as error:
+        raise TargetError(
+            f"cannot examine {device.path}: {error.message}", hint=error.hint, path=device.path
+        ) from error
+
+
+def _disks() -> list[Device]:
+    context = pyudev.Context()
+    names = sorted(device.sys_name for device in context.list_devices(subsystem="block", DEVTYPE="disk"))
+    found = [_disk(name) for name in names if not _NOT_DISKS.fullmatch(name)]
+    return [device for device in found if device is not None]
+
+
+def _disk(name: str) -> Device | None:
+    """A disk, or None for a slot without medium and a loop device without a file."""
+    folder = SYS / "block" / name
+    if read_sys(folder / "size") in ("", "0"):
+        return None
+    path = "/dev/" + name.replace("!", "/")
+    try:
+        facts = facts_of(path)
+        kind = DeviceKind.LOOP if (folder / "loop").exists() else DeviceKind.DISK
+        return _device(facts, identity_of(facts), _uses(path), kind)
+    except SourceError as error:
+        if isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.ENOMEDIUM:
+            return None
+        unknown = Use(kind=UseKind.UNKNOWN, device=path, where=error.message)
+        facts = Facts(path, int(read_sys(folder / "size")) * 512, 512, 512, read_sys(folder / "ro") != "0")
+        return _device(facts, identity_in(folder.resolve()), (unknown,), DeviceKind.DISK)
+
+
+def _uses(path: str) -> tuple[Use, ...]:
+    try:
+        return uses_of(path)
+    except (RefloatError, OSError) as error:
+        return (Use(kind=UseKind.UNKNOWN, device=path, where=str(error)),)
+
+
+def _device(facts: Facts, identity: Identity, uses: tuple[Use, ...], kind: DeviceKind) -> Device:
+    return Device(
+        path=facts.path,
+        name=os.path.basename(facts.path),
+        size_bytes=facts.size_bytes,
+        sector_bytes=facts.sector_bytes,
+        physical_sector_bytes=facts.physical_sector_bytes,
+        serial=identity.serial,
+        wwn=identity.wwn,
+        model=identity.model,
+        transport=identity.transport,
+        id_path=identity.id_path,
+        removable=identity.removable,
+        read_only=facts.read_only,
+        kind=kind,
+        uses=uses,
+    )
+
+
+def _file(path: str) -> Device:
+    facts = facts_of(path)
+    return _device(facts, Identity(), _uses(facts.path), DeviceKind.FILE)
+
+
+def _dmi() -> Dmi:
+    folder = SYS / "class/dmi/id"
+
+    def read(name: str) -> str:
+        return read_sys(folder / name)
+
+    return Dmi(
+        vendor=read("sys_vendor"),
+        product=read("product_name"),
+        serial=read("product_serial"),
+        uuid=read("product_uuid"),
+    )
+
+
+def _nics() -> tuple[Nic, ...]:
+    """Cards only: bridges, bonds and tunnels have no device behind them."""
+    found = []
+    for device in sorted(pyudev.Context().list_devices(subsystem="net"), key=lambda each: str(each.sys_name)):
+        folder = Path(device.sys_path)
+        if (folder / "device").exists():
+            speed, carrier = read_sys(folder / "speed"), read_sys(folder / "carrier")
+            driver = folder / "device/driver"
+            found.append(
+                Nic(
+                    name=device.sys_name,
+                    # a card in a bond shows the bond's address; its own is kept beside
+                    mac=read_sys(folder / "bonding_slave/perm_hwaddr") or read_sys(folder / "address"),
+                    driver=driver.resolve().name if driver.exists() else "",
+                    speed_mbit=int(speed) if speed.isdigit() and speed != "0" else None,
+                    link=carrier == "1" if carrier else None,
+                )
+            )
+    return tuple(found)
