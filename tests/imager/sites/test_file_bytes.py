@@ -114,3 +114,22 @@ def test_an_invalid_buffered_write_is_an_error_and_no_loop(site: FileSite, monke
     for size in (10, MIB):
         with pytest.raises(SiteError):
             site.put("a", [bytes(size)])
+
+
+def test_a_failed_write_keeps_no_view(site: FileSite, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error's traceback holds frames, frames hold views, a held view keeps the buffer from being freed."""
+    pwrite = os.pwrite
+
+    def full_later(handle: int, data: memoryview, offset: int) -> int:
+        if offset >= 8192:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return pwrite(handle, data[:8192], offset)
+
+    site.put("0", [])
+    monkeypatch.setattr(os, "pwrite", full_later)
+    for head in (b"", b"unaligned"):
+        mapped = mmap.mmap(-1, 4 * MIB)
+        with pytest.raises(SiteError) as caught, memoryview(mapped) as view:
+            site.put("a", [head, view])
+        mapped.close()  # BufferError
+        assert caught.value.fields["name"] == "a"

@@ -169,3 +169,19 @@ def test_a_root_that_is_taken_away_is_an_error(site: FileSite, root: Path) -> No
     root.mkdir()
     assert "removed" in refused(site).message  # for reading too: it is not an empty site
     assert os.listdir(root) == []
+
+
+def test_a_mark_made_while_we_look_counts(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    listdir = os.listdir
+
+    def overtaken(folder: int) -> list[str]:
+        monkeypatch.undo()
+        other = FileSite("de", root)
+        other.put("theirs", [b"1"])
+        other.close()
+        return listdir(folder)
+
+    monkeypatch.setattr(os, "listdir", overtaken)
+    site = FileSite("de", root)
+    site.put("ours", [b"1"])
+    assert [info.name for info in site.list()] == ["ours", "theirs"]
