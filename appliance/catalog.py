@@ -1,6 +1,7 @@
 """What images there are, across sites; and opening one for reading. May import `imager`, `core`.
 
-An image is named `SERVER/TIME`, or just `TIME` or `latest` where one server is known. The same TIME at two sites is one image.
+An image is named `SERVER/TIME`, or just `TIME` or `latest` where one server is known. The same TIME at two sites is
+one image.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ class ImageEntry:
 
 
 class Catalog:
-    """Sites of an Unlock, opened; lives as long as a command. Sites that cannot be reached are warned of and skipped."""
+    """Sites of an Unlock, opened; lives as long as a command. Sites that cannot be reached are warned of and
+    skipped."""
 
     def __init__(self, unlock: Unlock, monitor: Monitor, only: Sequence[str] = ()) -> None:
         self._unlock, self._monitor = unlock, monitor
@@ -62,7 +64,9 @@ class Catalog:
                 if load:
                     self._load(repository, entry)
         if not answered:
-            raise SiteError("no site can be reached", hint="check the network and the sites' addresses; `refloat check`")
+            raise SiteError(
+                "no site can be reached", hint="check the network and the sites' addresses; `refloat check`"
+            )
         return sorted(found.values(), key=lambda each: each.image)
 
     def _load(self, repository: Repository, entry: ImageEntry) -> None:
@@ -82,20 +86,25 @@ class Catalog:
         raise failures[0]
 
     def resolve(self, name: str) -> tuple[str, str]:
-        """(server, TIME) of `SERVER/TIME`, `SERVER/latest`, `SERVER`, `TIME` or `latest`. ConfigError when it is ambiguous."""
+        """(server, TIME) of `SERVER/TIME`, `SERVER/latest`, `SERVER`, `TIME` or `latest`. ConfigError when it is
+        ambiguous."""
         server, slash, image = name.rpartition("/")
         if not slash and name in self.servers():
             server, image = name, "latest"
         if not server:
             servers = self.servers()
             if len(servers) != 1:
-                raise ConfigError(f"{name!r} does not say which server", hint=f"write SERVER/{image}; known are: {', '.join(servers)}")
+                raise ConfigError(
+                    f"{name!r} does not say which server", hint=f"write SERVER/{image}; known are: {', '.join(servers)}"
+                )
             server = servers[0]
         self._unlock.trusted(server)
         if image == "latest":
             entries = self.images(server, load=False)
             if not entries:
-                raise ObjectMissingError(f"there is no image of {server} at any site", hint="`refloat images` lists what there is")
+                raise ObjectMissingError(
+                    f"there is no image of {server} at any site", hint="`refloat images` lists what there is"
+                )
             return server, entries[-1].image
         if TIME.fullmatch(image) is None:
             raise ConfigError(f"not an image: {name!r}", hint="write SERVER/YYYYMMDDTHHMMSSZ, or SERVER/latest")
@@ -120,7 +129,8 @@ class Catalog:
                 continue
             if stored is None:
                 stored = loaded
-            # The same run may have been stored against another parent elsewhere: packs of one are then no help to the other.
+            # The same run may have been stored against another parent elsewhere: packs of one are then no help to
+            # the other.
             if loaded.manifest.keys.keys() & stored.manifest.keys.keys():
                 good.append(repository)
         if stored is None:

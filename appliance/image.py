@@ -39,7 +39,8 @@ from imager.usedmap import PROGRAMS
 
 @dataclass(frozen=True)
 class ImageOptions:
-    """What the command line adds. `disks` replace those of the configuration; `only` are site names; `whole` volume names."""
+    """What the command line adds. `disks` replace those of the configuration; `only` are site names; `whole` volume
+    names."""
 
     disks: tuple[DiskSource, ...] = ()
     note: str = ""
@@ -211,7 +212,8 @@ def _sources(
 
 
 def _touches(start_bytes: int | None, spec: VolumeSpec) -> bool:
-    """Whether a use that begins at this byte of the disk (0: all of it; None: unknown, so maybe all) is of this volume."""
+    """Whether a use that begins at this byte of the disk (0: all of it; None: unknown, so maybe all) is of this
+    volume."""
     if spec.role is VolumeRole.HEAD:
         return False
     return not start_bytes or spec.offset_bytes <= start_bytes < spec.offset_bytes + spec.size_bytes

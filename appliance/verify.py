@@ -1,6 +1,8 @@
-"""Proving a site intact: signatures, digests and completeness without any key; with `deep`, every block decrypted and compared.
+"""Proving a site intact: signatures, digests and completeness without any key; with `deep`, every block decrypted
+and compared.
 
-Keyless, so that a site's own host can run it. Each pack is read once, however many images share it. May import `imager`, `core`.
+Keyless, so that a site's own host can run it. Each pack is read once, however many images share it. May import
+`imager`, `core`.
 """
 
 from __future__ import annotations
@@ -65,6 +67,11 @@ class Verify:
     def run(self, images: Sequence[str] = (), *, threads: int = 4) -> VerifyReport:
         """Check manifests, then the segments they list, then every byte of every pack those name."""
         names = list(images) or [row.image for row in self._repository.images()]
+        if not names:
+            raise ObjectMissingError(
+                f"there is no image of {self._repository.server} at site {self._repository.site.name}",
+                hint="`refloat image` takes one; nothing to verify is not the same as intact",
+            )
         for name in names:
             self._load(name)
         self._check_parents()
@@ -88,7 +95,9 @@ class Verify:
         for name, stored in self._images.items():
             try:
                 image = OpenImage([self._repository], stored, identities)
-                with monitor.task(f"deep {name}", sum(each.spec.size_bytes for each in stored.manifest.volumes)) as task:
+                with monitor.task(
+                    f"deep {name}", sum(each.spec.size_bytes for each in stored.manifest.volumes)
+                ) as task:
                     self._deep_image(image, task)
             except CorruptError as error:
                 self._damaged(str(error.fields.get("object", self._repository.image_name(name))), error.message, {name})
@@ -105,7 +114,10 @@ class Verify:
             if held is None or held[0] is not frame:
                 name = self._repository.pack_name(frame.pack)
                 with blamed(self._repository.site, name):
-                    held = (frame, image.opener.open(frame, image.fetch(frame.pack, frame.offset, frame.length), buffer))
+                    held = (
+                        frame,
+                        image.opener.open(frame, image.fetch(frame.pack, frame.offset, frame.length), buffer),
+                    )
             self._compare(image, item, held[1])
             self.report.blocks += 1
 
@@ -131,7 +143,9 @@ class Verify:
             parent = stored.manifest.parent
             known = self._images.get(parent.image) if parent else None
             if parent and known and known.digest != parent.digest:
-                self._damaged(self._repository.image_name(name), f"its parent {parent.image} is another one here", {name})
+                self._damaged(
+                    self._repository.image_name(name), f"its parent {parent.image} is another one here", {name}
+                )
 
     def _segments(self) -> Iterator[tuple[Segment, set[str]]]:
         wanted: dict[str, set[str]] = {}

@@ -1,4 +1,5 @@
-"""Small durable files on the local machine: created or replaced whole, never half. Imports only the standard library."""
+"""Small durable files on the local machine: created or replaced whole, never half. Imports only the standard
+library."""
 
 from __future__ import annotations
 

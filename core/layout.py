@@ -145,7 +145,9 @@ def volumes_of(layout: Layout) -> tuple[VolumeSpec, ...]:
     seen: dict[str, int] = {}
     for spec in specs:
         seen[spec.key] = seen.get(spec.key, 0) + 1
-    return tuple(spec if seen[spec.key] == 1 else msgspec.structs.replace(spec, key=f"{spec.key}@{spec.name}") for spec in specs)
+    return tuple(
+        spec if seen[spec.key] == 1 else msgspec.structs.replace(spec, key=f"{spec.key}@{spec.name}") for spec in specs
+    )
 
 
 def _disk_volumes(disk: Disk) -> list[VolumeSpec]:
@@ -174,7 +176,11 @@ def _disk_volumes(disk: Disk) -> list[VolumeSpec]:
     for part in sorted(parts, key=lambda each: each.start_bytes):
         if part.content.type == "swap":
             continue
-        key = f"gpt:{part.uuid}" if table.kind is TableKind.GPT and part.uuid else f"{table.kind}:{table.id}:{part.number}"
+        key = (
+            f"gpt:{part.uuid}"
+            if table.kind is TableKind.GPT and part.uuid
+            else f"{table.kind}:{table.id}:{part.number}"
+        )
         found.append(
             VolumeSpec(
                 name=f"{disk.name}-part{part.number}", key=key, disk=disk.name, role=VolumeRole.PARTITION,

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import shlex
 import shutil
 import signal
 import subprocess  # noqa: S404 - the one place that starts processes
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import IO, Protocol
@@ -43,7 +43,13 @@ class Runner(Protocol):
     """Starts tools. `ok` lists the exit codes that are no failure; `purpose` completes "could not …"."""
 
     def run(
-        self, argv: Sequence[str], *, purpose: str, ok: Sequence[int] = (0,), timeout: float = 120, stdin: bytes | None = None
+        self,
+        argv: Sequence[str],
+        *,
+        purpose: str,
+        ok: Sequence[int] = (0,),
+        timeout: float = 120,
+        stdin: bytes | None = None,
     ) -> Result: ...
 
     def stream(self, argv: Sequence[str], *, purpose: str) -> contextlib.AbstractContextManager[Stream]: ...
@@ -71,7 +77,13 @@ class SystemRunner:
     """Runs tools on this machine."""
 
     def run(
-        self, argv: Sequence[str], *, purpose: str, ok: Sequence[int] = (0,), timeout: float = 120, stdin: bytes | None = None
+        self,
+        argv: Sequence[str],
+        *,
+        purpose: str,
+        ok: Sequence[int] = (0,),
+        timeout: float = 120,
+        stdin: bytes | None = None,
     ) -> Result:
         """Run to the end and return what it printed.
 
@@ -97,8 +109,6 @@ class SystemRunner:
     @contextlib.contextmanager
     def stream(self, argv: Sequence[str], *, purpose: str) -> Iterator[Stream]:
         """Start a tool and read its stdout while it runs; it is killed and reaped when the block is left."""
-        import tempfile
-
         log.debug("stream: %s", shlex.join(argv))
         with tempfile.TemporaryFile() as errors:
             try:
@@ -123,18 +133,31 @@ def find_tool(name: str) -> str | None:
 
 
 def _environment() -> dict[str, str]:
-    return {"PATH": _PATH, "LANG": "C.UTF-8", "LC_ALL": "C.UTF-8", "HOME": "/root", "TMPDIR": os.environ.get("TMPDIR", "/tmp")}  # noqa: S108
+    return {
+        "PATH": _PATH,
+        "LANG": "C.UTF-8",
+        "LC_ALL": "C.UTF-8",
+        "HOME": "/root",
+        "TMPDIR": os.environ.get("TMPDIR", "/tmp"),
+    }  # noqa: S108
 
 
 def _missing(argv: Sequence[str], purpose: str) -> ToolError:
-    return ToolError(f"could not {purpose}: {argv[0]} is not installed", hint="`refloat doctor` lists what is missing", argv=list(argv))
+    return ToolError(
+        f"could not {purpose}: {argv[0]} is not installed",
+        hint="`refloat doctor` lists what is missing",
+        argv=list(argv),
+    )
 
 
 def _judge(result: Result, ok: Sequence[int], purpose: str) -> Result:
     if result.code in ok:
         return result
     how = f"exit code {result.code}" if result.code >= 0 else f"signal {signal.Signals(-result.code).name}"
-    tail = result.stderr[-_TAIL_BYTES:].decode("utf-8", "replace").strip() or result.stdout[-_TAIL_BYTES:].decode("utf-8", "replace").strip()
+    tail = (
+        result.stderr[-_TAIL_BYTES:].decode("utf-8", "replace").strip()
+        or result.stdout[-_TAIL_BYTES:].decode("utf-8", "replace").strip()
+    )
     last = tail.splitlines()[-1].strip() if tail else "it printed nothing"
     raise ToolError(
         f"could not {purpose}: {result.argv[0]} ended with {how}: {last}",

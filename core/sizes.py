@@ -16,7 +16,9 @@ def parse_size(text: str) -> int:
     match = _PATTERN.fullmatch(text)
     if match is None:
         raise ConfigError(f"not a size: {text!r}", hint="write it as 4096, 64M or 1.5GiB (units are binary)")
-    return int(float(match[1]) * _UNITS[match[2].lower()]) if "." in match[1] else int(match[1]) * _UNITS[match[2].lower()]
+    return (
+        int(float(match[1]) * _UNITS[match[2].lower()]) if "." in match[1] else int(match[1]) * _UNITS[match[2].lower()]
+    )
 
 
 def format_size(size_bytes: int | float) -> str:

@@ -16,7 +16,13 @@ from hardware.facts import facts_of, partition_nodes
 
 @contextlib.contextmanager
 def volume_device(
-    path: str, offset_bytes: int, size_bytes: int, *, sector_bytes: int | None = None, read_only: bool = True, runner: Runner
+    path: str,
+    offset_bytes: int,
+    size_bytes: int,
+    *,
+    sector_bytes: int | None = None,
+    read_only: bool = True,
+    runner: Runner,
 ) -> Iterator[str]:
     """The node for `size_bytes` at `offset_bytes` of a disk or image file. Raises SourceError or ToolError."""
     facts = facts_of(path, sector_bytes)
@@ -30,6 +36,11 @@ def volume_device(
                 yield f"/dev/{node}"
                 return
     with attach(
-        path, offset_bytes=offset_bytes, size_bytes=size_bytes, sector_bytes=sector_bytes, read_only=read_only, runner=runner
+        path,
+        offset_bytes=offset_bytes,
+        size_bytes=size_bytes,
+        sector_bytes=sector_bytes,
+        read_only=read_only,
+        runner=runner,
     ) as node:
         yield node

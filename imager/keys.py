@@ -45,7 +45,9 @@ def check_recipient(text: str) -> str:
     try:
         pyrage.x25519.Recipient.from_str(text)
     except Exception as error:
-        raise ConfigError(f"not an age recipient: {text[:80]!r}", hint="it begins with age1; `refloat kit new` prints one") from error
+        raise ConfigError(
+            f"not an age recipient: {text[:80]!r}", hint="it begins with age1; `refloat kit new` prints one"
+        ) from error
     return text
 
 
@@ -59,7 +61,9 @@ class _Sealed(msgspec.Struct, forbid_unknown_fields=True):
 def seal_key(key: bytes, *, kind: str, key_id: bytes, server_id: bytes, recipients: Sequence[str]) -> bytes:
     """The age file that carries a data or digest key to every recipient."""
     if not recipients:
-        raise ConfigError("no recipients are configured", hint="put the age1… line that `refloat kit new` printed into the config")
+        raise ConfigError(
+            "no recipients are configured", hint="put the age1… line that `refloat kit new` printed into the config"
+        )
     inner = _Sealed(key=base64.b64encode(key).decode(), key_id=key_id.hex(), kind=kind, server=server_id.hex())
     targets = [pyrage.x25519.Recipient.from_str(check_recipient(text)) for text in recipients]
     return bytes(pyrage.encrypt(msgspec.json.encode(inner), targets))
@@ -73,7 +77,8 @@ class Identities:
 
     @classmethod
     def parse(cls, text: str) -> Identities:
-        """Identities from lines `AGE-SECRET-KEY-1…`; blank lines and `#` comments are skipped. Raises KeyMissingError."""
+        """Identities from lines `AGE-SECRET-KEY-1…`; blank lines and `#` comments are skipped. Raises
+        KeyMissingError."""
         found = []
         for line in text.splitlines():
             if not line.strip() or line.lstrip().startswith("#"):
@@ -87,14 +92,16 @@ class Identities:
         return cls(tuple(found))
 
     def open_key(self, sealed: bytes, *, kind: str, key_id: bytes, server_id: bytes) -> bytes:
-        """The 32-byte key in a sealed one. KeyMissingError if no identity opens it, FormatError if it is another key."""
+        """The 32-byte key in a sealed one. KeyMissingError if no identity opens it, FormatError if it is another
+        key."""
         if len(sealed) > _SEALED_MAX:
             raise FormatError("a sealed key is too large")
         try:
             plain = pyrage.decrypt(sealed, list(self.secrets))
         except pyrage.DecryptError as error:
             raise KeyMissingError(
-                "this identity does not open the image's keys", hint="use the recovery kit that holds one of the image's recipients"
+                "this identity does not open the image's keys",
+                hint="use the recovery kit that holds one of the image's recipients",
             ) from error
         try:
             inner = msgspec.json.decode(plain, type=_Sealed)
@@ -132,7 +139,8 @@ class _KeyFile(msgspec.Struct, forbid_unknown_fields=True):
 
 @dataclass(frozen=True)
 class ServerKeys:
-    """What a server keeps in its state folder (`keys.json`, mode 0600): who it is, and with what it signs and compares."""
+    """What a server keeps in its state folder (`keys.json`, mode 0600): who it is, and with what it signs and
+    compares."""
 
     name: str
     server_id: bytes
@@ -161,7 +169,8 @@ class ServerKeys:
             write_new(cls.path(state), msgspec.json.encode(inner), mode=0o600)
         except FileExistsError as error:
             raise ConfigError(
-                f"{cls.path(state)} exists already", hint="a server keeps its keys for life; `refloat keys show` prints who it is"
+                f"{cls.path(state)} exists already",
+                hint="a server keeps its keys for life; `refloat keys show` prints who it is",
             ) from error
         return cls.load(state)
 
@@ -176,7 +185,9 @@ class ServerKeys:
         except FileNotFoundError as error:
             raise ConfigError(f"this server has no keys yet ({path})", hint="run `refloat keys new` once") from error
         except (OSError, ValueError, msgspec.MsgspecError) as error:
-            raise ConfigError(f"{path} cannot be read: {error}", hint="restore it from a copy; new keys start a new lineage") from error
+            raise ConfigError(
+                f"{path} cannot be read: {error}", hint="restore it from a copy; new keys start a new lineage"
+            ) from error
         if len(server_id) != ID_BYTES or len(digest_key) != KEY_BYTES or inner.version != 1:
             raise ConfigError(f"{path} has a wrong form", hint="restore it from a copy; new keys start a new lineage")
         return cls(inner.name, server_id, digest_key, signing)

@@ -1,6 +1,7 @@
 """A volume of an image that can be written to: what is written goes to a sparse scratch file, the image stays as it is.
 
-Used to shrink a filesystem before a byte is written to the target. Lives as long as the restore; the scratch file has no name.
+Used to shrink a filesystem before a byte is written to the target. Lives as long as the restore; the scratch file
+has no name.
 """
 
 from __future__ import annotations
@@ -38,12 +39,12 @@ class Scratch:
 
     def blocks(self) -> Iterator[tuple[int, memoryview]]:
         """Changed blocks in order, 65,536 bytes each; a view is valid until the next one is asked for."""
-        with mmap.mmap(-1, BLOCK_BYTES) as memory, memoryview(memory) as buffer:
-            for index, bits in enumerate(self._changed):
-                for bit in range(8 if bits else 0):
-                    if bits >> bit & 1:
-                        os.preadv(self._file.fileno(), [buffer], (index * 8 + bit) * BLOCK_BYTES)
-                        yield index * 8 + bit, buffer
+        buffer = memoryview(mmap.mmap(-1, BLOCK_BYTES))
+        for index, bits in enumerate(self._changed):
+            for bit in range(8 if bits else 0):
+                if bits >> bit & 1:
+                    os.preadv(self._file.fileno(), [buffer], (index * 8 + bit) * BLOCK_BYTES)
+                    yield index * 8 + bit, buffer
 
     @property
     def changed_bytes(self) -> int:
@@ -60,7 +61,9 @@ class Scratch:
             while stop < end and self.has(stop // BLOCK_BYTES) == changed:
                 stop += BLOCK_BYTES
             size = min(stop, end) - offset
-            parts.append(os.pread(self._file.fileno(), size, offset) if changed else self._view.read(self.volume, offset, size))
+            parts.append(
+                os.pread(self._file.fileno(), size, offset) if changed else self._view.read(self.volume, offset, size)
+            )
             offset += size
         return b"".join(parts)
 
@@ -73,7 +76,8 @@ class Scratch:
                 self._write(offset, data)
             except OSError as error:
                 raise TargetError(
-                    f"no room for scratch space: {error.strerror}", hint="give --scratch FOLDER on a disk with more room"
+                    f"no room for scratch space: {error.strerror}",
+                    hint="give --scratch FOLDER on a disk with more room",
                 ) from error
         return len(data)
 

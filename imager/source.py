@@ -26,10 +26,11 @@ _PROBE_BYTES = 4 << 10
 
 @dataclass(frozen=True)
 class Source:
-    """A volume and where its bytes are: `size_bytes` from `offset_bytes` of `path` (a block device or a disk-image file).
+    """A volume and where its bytes are: `size_bytes` from `offset_bytes` of `path` (a block device or a disk-image
+    file).
 
-    `map_path` gives a device or file on which its filesystem starts at byte 0 (called when it is needed, more than once; None: there is
-    none). `live`: it is mounted and not frozen.
+    `map_path` gives a device or file on which its filesystem starts at byte 0 (called when it is needed, more than
+    once; None: there is none). `live`: it is mounted and not frozen.
     """
 
     spec: VolumeSpec
@@ -60,7 +61,8 @@ class Pace:
 
 
 class Reader:
-    """An open source. O_DIRECT where the kernel takes it; else buffered, and what was read is dropped from the cache."""
+    """An open source. O_DIRECT where the kernel takes it; else buffered, and what was read is dropped from the
+    cache."""
 
     def __init__(self, source: Source, pace: Pace) -> None:
         self._source, self._pace = source, pace
@@ -69,7 +71,9 @@ class Reader:
         try:
             self._fd = os.open(source.path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
-            raise SourceError(f"cannot open {source.path}: {error.strerror}", hint="run as root, and check the path") from error
+            raise SourceError(
+                f"cannot open {source.path}: {error.strerror}", hint="run as root, and check the path"
+            ) from error
         self._direct = self._open_direct()
 
     def _open_direct(self) -> int | None:
@@ -106,7 +110,8 @@ class Reader:
         return tuple(merged)
 
     def read(self, offset: int, buffer: memoryview) -> None:
-        """Fill the buffer from `offset` of the volume; beyond the volume's end, and where sectors cannot be read, zeros.
+        """Fill the buffer from `offset` of the volume; beyond the volume's end, and where sectors cannot be read,
+        zeros.
 
         SourceError when the device is gone or shrank, which is no damage but an end.
         """
@@ -140,7 +145,8 @@ class Reader:
         return count
 
     def _read_around(self, offset: int, buffer: memoryview) -> None:
-        """Page by page past bad sectors, then sector by sector within a bad page; the rest reads as zeros and is recorded."""
+        """Page by page past bad sectors, then sector by sector within a bad page; the rest reads as zeros and is
+        recorded."""
         for start in range(0, len(buffer), _PROBE_BYTES):
             part = buffer[start : start + _PROBE_BYTES]
             if self._try(offset + start, part):
@@ -168,7 +174,8 @@ class Reader:
 
     def _gone(self, error: OSError) -> SourceError:
         return SourceError(
-            f"{self._source.path} cannot be read any more: {error.strerror}", hint="the device vanished; nothing was committed"
+            f"{self._source.path} cannot be read any more: {error.strerror}",
+            hint="the device vanished; nothing was committed",
         )
 
 

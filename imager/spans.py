@@ -33,7 +33,7 @@ class Idle:
     """Blocks that need no reading: `unused`, or known to be zeros (a hole of a sparse file)."""
 
     block: int
-    count: int  # type: ignore[assignment]  # hides tuple.count on purpose
+    count: int
     unused: bool
 
 
@@ -85,8 +85,8 @@ def stretches(used: Iterable[Extent], size_bytes: int) -> Iterator[Stretch]:
 
 
 def _pages(used: Iterable[Extent], size_bytes: int) -> Iterator[tuple[int, int]]:
-    """Merged page ranges [start, stop), rounded outwards. The last page of the volume counts to the end of its block, so that
-    padding is never called free."""
+    """Merged page ranges [start, stop), rounded outwards. The last page of the volume counts to the end of its
+    block, so that padding is never called free."""
     end_page = -(-size_bytes // PAGE_BYTES)
     full_page = -(-size_bytes // BLOCK_BYTES) * PAGES
     held: tuple[int, int] | None = None

@@ -1,4 +1,5 @@
-"""Writing to a disk, a range of it, or a disk-image file: past the page cache where possible, and told when it fails."""
+"""Writing to a disk, a range of it, or a disk-image file: past the page cache where possible, and told when it
+fails."""
 
 from __future__ import annotations
 
@@ -24,7 +25,8 @@ _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 class Target:
-    """An open disk or file; offsets are from its start. Used by several threads; `sync` makes everything written durable."""
+    """An open disk or file; offsets are from its start. Used by several threads; `sync` makes everything written
+    durable."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -33,7 +35,9 @@ class Target:
             exclusive = os.O_EXCL if stat.S_ISBLK(os.stat(path).st_mode) else 0
             self._fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | exclusive)
         except OSError as error:
-            hint = "it is in use: unmount it, or name another target" if error.errno == errno.EBUSY else "check the path"
+            hint = (
+                "it is in use: unmount it, or name another target" if error.errno == errno.EBUSY else "check the path"
+            )
             raise TargetError(f"cannot open target {path}: {error.strerror}", hint=hint) from error
         self._is_file = stat.S_ISREG(os.fstat(self._fd).st_mode)
         try:
@@ -69,22 +73,25 @@ class Target:
             except OSError as error:
                 raise self._failed("read", offset + done, error) from error
             if not count:
-                raise WriteError(f"{self.path} ends at byte {offset + done}", hint="the disk vanished or shrank; restore again to go on")
+                raise WriteError(
+                    f"{self.path} ends at byte {offset + done}",
+                    hint="the disk vanished or shrank; restore again to go on",
+                )
             done += count
 
     def zero(self, offset: int, length: int) -> int:
         """Make a range zeros, writing only where it is not; returns the bytes written."""
         written = 0
-        with mmap.mmap(-1, _CHUNK) as memory, memoryview(memory) as buffer:
-            for start, size in self._present(offset, length):
-                for at in range(start, start + size, _CHUNK):
-                    part = buffer[: min(_CHUNK, start + size - at)]
-                    self.read(at, part)
-                    if part.tobytes() == _ZERO_BYTES[: len(part)]:
-                        continue
-                    if not self._punch(at, len(part)):
-                        self.write(at, memoryview(_ZEROS)[: len(part)])
-                    written += len(part)
+        buffer = memoryview(mmap.mmap(-1, _CHUNK))
+        for start, size in self._present(offset, length):
+            for at in range(start, start + size, _CHUNK):
+                part = buffer[: min(_CHUNK, start + size - at)]
+                self.read(at, part)
+                if part.tobytes() == _ZERO_BYTES[: len(part)]:
+                    continue
+                if not self._punch(at, len(part)):
+                    self.write(at, memoryview(_ZEROS)[: len(part)])
+                written += len(part)
         return written
 
     def _present(self, offset: int, length: int) -> Iterator[tuple[int, int]]:

@@ -1,7 +1,9 @@
-"""Which bytes of a volume its filesystem uses: partclone's domain mode, believed only when we know that the filesystem is at rest.
+"""Which bytes of a volume its filesystem uses: partclone's domain mode, believed only when we know that the
+filesystem is at rest.
 
-The log is read through a pipe while partclone runs: its progress thread sleeps two seconds after the work is done, so waiting
-for its exit first would cost that for every volume. The exit is judged by `UsedMap.finish`, before anything is committed.
+The log is read through a pipe while partclone runs: its progress thread sleeps two seconds after the work is done,
+so waiting for its exit first would cost that for every volume. The exit is judged by `UsedMap.finish`, before
+anything is committed.
 """
 
 from __future__ import annotations
@@ -45,12 +47,15 @@ def _read(path: str, offset: int, size: int) -> bytes:
     with open(path, "rb", buffering=0) as file:
         data = os.pread(file.fileno(), size, offset)
     if len(data) != size:
-        raise SourceError(f"{path} is too short for its filesystem", hint="the partition may be cut off; use --live to image it whole")
+        raise SourceError(
+            f"{path} is too short for its filesystem", hint="the partition may be cut off; use --live to image it whole"
+        )
     return data
 
 
 def _ext(path: str, runner: Runner) -> str | None:
-    # fs/ext4/ext4.h: s_state at 0x3A (1 = unmounted cleanly, 2 = errors), s_feature_incompat at 0x60 (4 = journal needs recovery).
+    # fs/ext4/ext4.h: s_state at 0x3A (1 = unmounted cleanly, 2 = errors), s_feature_incompat at 0x60 (4 = journal
+    # needs recovery).
     block = _read(path, 1024, 1024)
     state, incompat = struct.unpack_from("<H", block, 0x3A)[0], struct.unpack_from("<I", block, 0x60)[0]
     return None if state == 1 and not incompat & 4 else "it was not unmounted cleanly"
@@ -62,7 +67,9 @@ def _xfs(path: str, runner: Runner) -> str | None:
 
 
 def _btrfs(path: str, runner: Runner) -> str | None:
-    text = runner.run(["btrfs", "inspect-internal", "dump-super", path], purpose=f"read the btrfs superblock of {path}").text
+    text = runner.run(
+        ["btrfs", "inspect-internal", "dump-super", path], purpose=f"read the btrfs superblock of {path}"
+    ).text
     fields = dict(re.findall(r"^(\w+)\s+(\S+)", text, re.MULTILINE))
     if fields.get("num_devices") != "1":
         return "it spans several devices"
@@ -70,7 +77,8 @@ def _btrfs(path: str, runner: Runner) -> str | None:
 
 
 def _vfat(path: str, runner: Runner) -> str | None:
-    # Microsoft's FAT specification: bit 0 of the byte at 0x25 (FAT12/16) or 0x41 (FAT32) is set while mounted for writing.
+    # Microsoft's FAT specification: bit 0 of the byte at 0x25 (FAT12/16) or 0x41 (FAT32) is set while mounted for
+    # writing.
     block = _read(path, 0, 512)
     fat32 = struct.unpack_from("<H", block, 0x16)[0] == 0
     return "it was not unmounted cleanly" if block[0x41 if fat32 else 0x25] & 1 else None
@@ -78,7 +86,9 @@ def _vfat(path: str, runner: Runner) -> str | None:
 
 def _ntfs(path: str, runner: Runner) -> str | None:
     # ntfs-3g.probe(8): 0 only when the volume could be mounted for writing, so neither dirty nor hibernated.
-    code = runner.run(["ntfs-3g.probe", "--readwrite", path], purpose=f"see whether {path} is clean", ok=range(256)).code
+    code = runner.run(
+        ["ntfs-3g.probe", "--readwrite", path], purpose=f"see whether {path} is clean", ok=range(256)
+    ).code
     return None if code == 0 else "it is hibernated or was not unmounted cleanly"
 
 
@@ -125,7 +135,8 @@ class UsedMap:
 
     def _broken(self, what: str) -> ToolError:
         return ToolError(
-            f"the used-block map of {self._source.spec.name} {what}", hint="check the filesystem; --whole images it without a map"
+            f"the used-block map of {self._source.spec.name} {what}",
+            hint="check the filesystem; --whole images it without a map",
         )
 
 

@@ -10,7 +10,6 @@ import errno
 import logging
 import os
 import stat
-import subprocess  # noqa: S404 - only to unmount what this module mounted
 import threading
 import time
 import warnings
@@ -21,7 +20,7 @@ from typing import Any
 import mfusepy
 
 from core.errors import RefloatError, ToolError
-from core.run import find_tool
+from core.run import Runner
 from imager.repository.manifest import Manifest, Volume
 from imager.repository.view import ImageView
 from imager.scratch import Scratch
@@ -116,7 +115,7 @@ def serve(files: VolumeFiles, folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def served(files: VolumeFiles, folder: Path) -> Iterator[Path]:
+def served(files: VolumeFiles, folder: Path, runner: Runner) -> Iterator[Path]:
     """The same in a thread, for the length of a block."""
     failure: list[ToolError] = []
 
@@ -135,18 +134,8 @@ def served(files: VolumeFiles, folder: Path) -> Iterator[Path]:
         yield folder
     finally:
         if os.path.ismount(folder):
-            unmount(folder)
+            runner.run(["fusermount3", "-u", "-z", str(folder)], purpose=f"unmount {folder}")
         thread.join(10)
-
-
-def unmount(folder: Path) -> None:
-    """Unmount what `serve` mounted."""
-    program = find_tool("fusermount3") or "fusermount3"
-    for _ in range(50):
-        if subprocess.run([program, "-u", str(folder)], check=False, capture_output=True).returncode == 0:  # noqa: S603
-            return
-        time.sleep(0.1)
-    raise ToolError(f"cannot unmount {folder}", hint=f"something still uses it; `fusermount3 -u {folder}` later")
 
 
 def _wait_until(ready: Any, folder: Path) -> None:

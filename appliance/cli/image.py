@@ -15,18 +15,26 @@ from hardware.read import DiskSource
 
 @click.command()
 @command()
-@click.option("--disk", "disks", multiple=True, metavar="[NAME=]PATH", help="Disk or disk-image file, instead of the configured ones.")
+@click.option(
+    "--disk",
+    "disks",
+    multiple=True,
+    metavar="[NAME=]PATH",
+    help="Disk or disk-image file, instead of the configured ones.",
+)
 @click.option("--site", "only", multiple=True, metavar="NAME", help="Only to this site.")
 @click.option("--note", default="", help="A note kept with the image, such as 'before upgrade'.")
-@click.option("--live", is_flag=True, help="Image mounted filesystems too: whole, while they change, and marked `live`.")
+@click.option(
+    "--live", is_flag=True, help="Image mounted filesystems too: whole, while they change, and marked `live`."
+)
 @click.option("--whole", multiple=True, metavar="VOLUME", help="Image this volume whole, without its filesystem's map.")
 def image(
     context: Context, disks: tuple[str, ...], only: tuple[str, ...], note: str, live: bool, whole: tuple[str, ...]
 ) -> None:
     """Image this server to every site.
 
-    Only what changed since the image before is stored; every image is complete by itself. A site that fails or lags does not
-    hold up the others.
+    Only what changed since the image before is stored; every image is complete by itself. A site that fails or lags
+    does not hold up the others.
 
     \b
     refloat image
@@ -71,7 +79,9 @@ def _as_dict(outcome: ImageOutcome) -> dict[str, object]:
 def _table(context: Context, outcome: ImageOutcome) -> None:
     from rich.table import Table
 
-    table = Table(title=f"image {outcome.image} of {outcome.server}" + (f" (parent {outcome.parent})" if outcome.parent else ""))
+    table = Table(
+        title=f"image {outcome.image} of {outcome.server}" + (f" (parent {outcome.parent})" if outcome.parent else "")
+    )
     for column in ("site", "status", "read", "changed", "stored", "seconds", "MiB/s"):
         table.add_column(column, justify="left" if column in ("site", "status") else "right")
     for each in outcome.sites:

@@ -111,8 +111,7 @@ def _page(context: Context, manifest: Manifest) -> None:
         spec = volume.spec
         table.add_row(
             spec.name, f"{spec.content.type or spec.role} {spec.content.label}".strip(), format_size(spec.size_bytes),
-            format_size(volume.used_bytes), volume.method, ", ".join(f"{size} B at {at}" for at, size in volume.unreadable),
+            format_size(volume.used_bytes), volume.method,
+            ", ".join(f"{size} B at {at}" for at, size in volume.unreadable),
         )  # fmt: skip
     context.print(table)
-
-

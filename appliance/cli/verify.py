@@ -55,11 +55,14 @@ def _add(total: VerifyReport, part: VerifyReport) -> None:
 
 
 def _page(context: Context, report: VerifyReport) -> None:
+    size = format_size(report.read_bytes)
     context.print(
-        f"{report.images} manifests, {report.segments} map segments, {report.packs} packs ({format_size(report.read_bytes)})"
+        f"{report.images} manifests, {report.segments} map segments, {report.packs} packs ({size})"
         + (f", {report.blocks} blocks decrypted" if report.blocks else "")
     )
     for each in report.damage:
-        context.print(f"[red]damaged[/red] {each.object} at {each.site}: {each.problem} (images: {', '.join(each.images)})")
+        context.print(
+            f"[red]damaged[/red] {each.object} at {each.site}: {each.problem} (images: {', '.join(each.images)})"
+        )
     if not report.damage:
         context.print("[green]intact[/green]")

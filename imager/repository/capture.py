@@ -2,8 +2,8 @@
 
     sources → pieces → workers (read, digest, compare, seal) → packs and map → feeds → manifest
 
-The calling thread decides and keeps order; workers do the bytes; each site has its feed. Memory is bounded by the pool of pack
-buffers, the spans in flight and one segment a layer, whatever the size of the disks.
+The calling thread decides and keeps order; workers do the bytes; each site has its feed. Memory is bounded by the
+pool of pack buffers, the spans in flight and one segment a layer, whatever the size of the disks.
 """
 
 from __future__ import annotations
@@ -270,7 +270,8 @@ class Capture:
             self._stored[site.name] += len(data)
 
     def _commit(self) -> dict[str, str]:
-        """Queue the manifest of every site behind its packs and segments; returns name → digest, filled as they commit."""
+        """Queue the manifest of every site behind its packs and segments; returns name → digest, filled as they
+        commit."""
         digests: dict[str, str] = {}
         sealed_digest_key = seal_key(
             self._request.keys.digest_key,
@@ -296,10 +297,17 @@ class Capture:
         return {key_id: known[key_id] for key_id in sorted(each.hex() for each in key_ids)}
 
     def _put_manifest(
-        self, site: SiteState, lineage: Lineage, layers: Layers, sealed: dict[str, str], digest_key: bytes, digests: dict[str, str]
+        self,
+        site: SiteState,
+        lineage: Lineage,
+        layers: Layers,
+        sealed: dict[str, str],
+        digest_key: bytes,
+        digests: dict[str, str],
     ) -> None:
         request, keys = self._request, self._request.keys
         parent = site.parent
+        order = [source.spec.name for source in request.sources]
         manifest = Manifest(
             server=ServerRef(name=keys.name, id=self._server_id.hex()),
             image=request.image,
@@ -312,7 +320,7 @@ class Capture:
             digest_key=_b64(digest_key),
             keys=sealed,
             layout=request.layout,
-            volumes=tuple(self._volumes),
+            volumes=tuple(sorted(self._volumes, key=lambda volume: order.index(volume.spec.name))),
             layers=layers,
             totals=Totals(
                 read_bytes=self._read_bytes,
@@ -359,12 +367,18 @@ class Capture:
 
 
 class _MapAhead:
-    """Starts partclone for a volume or two ahead, so that its start-up is not waited for, and judges all of them at the end."""
+    """Starts partclone for a volume or two ahead, so that its start-up is not waited for, and judges all of them at
+    the end."""
 
     AHEAD = 2
 
     def __init__(
-        self, sources: Sequence[Source], runner: Runner, whole: frozenset[str], monitor: Monitor, stack: contextlib.ExitStack
+        self,
+        sources: Sequence[Source],
+        runner: Runner,
+        whole: frozenset[str],
+        monitor: Monitor,
+        stack: contextlib.ExitStack,
     ) -> None:
         self._todo = deque(sources)
         self._runner, self._whole, self._monitor, self._stack = runner, whole, monitor, stack

@@ -1,8 +1,9 @@
-"""Feeding sites: one thread a site, a fixed pool of pack buffers, and the rule that a slow or failing site never slows another.
+"""Feeding sites: one thread a site, a fixed pool of pack buffers, and the rule that a slow or failing site never
+slows another.
 
-Every buffer is shared by all sites that need its pack and comes back when the last of them has it. When the pool runs dry while
-one site stands idle, whoever still holds buffers is the laggard: it is detached, keeps what is durable there, and is gone on
-with in a pass of its own.
+Every buffer is shared by all sites that need its pack and comes back when the last of them has it. When the pool
+runs dry while one site stands idle, whoever still holds buffers is the laggard: it is detached, keeps what is
+durable there, and is gone on with in a pass of its own.
 """
 
 from __future__ import annotations

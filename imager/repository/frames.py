@@ -1,4 +1,5 @@
-"""Frames: up to 16 blocks, one zstd frame, sealed with AES-256-GCM; and block digests (`docs/format.md`, Frame, Blocks).
+"""Frames: up to 16 blocks, one zstd frame, sealed with AES-256-GCM; and block digests (`docs/format.md`, Frame,
+Blocks).
 
 Called in the hot loop of every worker thread; the C parts release the GIL.
 """
@@ -92,8 +93,8 @@ class Opener:
     def open(self, frame: Frame, sealed: bytes | memoryview, into: memoryview) -> memoryview:
         """Decrypt and decompress into `into` (at least FRAME_BYTES long); returns the part that was filled.
 
-        CorruptError when the tag does not fit, or what is inside is not `frame.blocks` blocks. No more than that is ever
-        written, whatever the frame claims.
+        CorruptError when the tag does not fit, or what is inside is not `frame.blocks` blocks. No more than that is
+        ever written, whatever the frame claims.
         """
         aes = self._aes.get(frame.key_id)
         if aes is None:

@@ -1,7 +1,7 @@
 """The journal: what a killed run left durable at which site, so that the next run counts it. Holds no secret.
 
-One file a run, `state/journal/KEYID.journal`, appended and fsynced; a torn tail is ignored. A journal that cannot be used only
-costs an upload. Records: magic, type, length, payload, first 8 bytes of SHA-256 over type and payload.
+One file a run, `state/journal/KEYID.journal`, appended and fsynced; a torn tail is ignored. A journal that cannot be
+used only costs an upload. Records: magic, type, length, payload, first 8 bytes of SHA-256 over type and payload.
 """
 
 from __future__ import annotations
@@ -90,9 +90,12 @@ class Journal:
     durable: dict[str, set[str]] = field(default_factory=dict)
 
     def items(self, packs: set[str]) -> Iterator[Item]:
-        """The items of these packs, sorted: within one need they were written in order, and needs never share a block."""
+        """The items of these packs, sorted: within one need they were written in order, and needs never share a
+        block."""
         needs = sorted({self._packs[name][0] for name in packs if name in self._packs})
-        yield from heapq.merge(*(self._stream(need, packs) for need in needs), key=lambda item: (item.volume, item.block))
+        yield from heapq.merge(
+            *(self._stream(need, packs) for need in needs), key=lambda item: (item.volume, item.block)
+        )
 
     def refs(self, site: str) -> Iterator[PackRef]:
         """The packs that were durable at a site."""

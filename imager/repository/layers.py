@@ -90,7 +90,8 @@ class Cursor:
 
 
 def merge_from(counts: Sequence[int]) -> int:
-    """Which layers to merge: all from the returned index on (len − 1: none). `counts` are items per layer, oldest first.
+    """Which layers to merge: all from the returned index on (len − 1: none). `counts` are items per layer, oldest
+    first.
 
     A layer is merged into the older one while it holds at least half as many items: so there are O(log n) layers, and
     an item is rewritten O(log n) times in its life.

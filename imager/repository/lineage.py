@@ -1,4 +1,5 @@
-"""A lineage: sites that share a parent and what is durable of killed runs. It knows what its sites have, and collects what changed.
+"""A lineage: sites that share a parent and what is durable of killed runs. It knows what its sites have, and
+collects what changed.
 
 Usually all sites are one lineage; after a night that one of them missed there are two, fed from the same read.
 """
@@ -140,7 +141,8 @@ class Lineage:
         self.delta.add(run(volume, idle.block, idle.count, UNUSED if idle.unused else ZERO))
 
     def add_span(self, volume: int, span: Span, known: Sequence[Item | None], result: SpanResult, bit: int) -> None:
-        """Record what a span's blocks are now, where that differs; new blocks are found in frames whose need has `bit`."""
+        """Record what a span's blocks are now, where that differs; new blocks are found in frames whose need has
+        `bit`."""
         placed: dict[int, tuple[SpanResult, int, int]] = {}
         for number, sealed in enumerate(result.frames):
             if sealed.need & bit:
@@ -193,7 +195,9 @@ class Lineage:
         return found
 
 
-def group_sites(sites: Sequence[SiteState], server_id: bytes, emit: Callable[[Sequence[SiteState]], Emit]) -> list[Lineage]:
+def group_sites(
+    sites: Sequence[SiteState], server_id: bytes, emit: Callable[[Sequence[SiteState]], Emit]
+) -> list[Lineage]:
     """Sites as lineages. `emit` gives, for the sites of a lineage, what takes its segments."""
     groups: list[list[SiteState]] = []
     for site in sites:

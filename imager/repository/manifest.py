@@ -1,4 +1,5 @@
-"""Manifests: the signed commit of an image, and `server.json` (`docs/format.md`). Parsing here is hostile-input parsing."""
+"""Manifests: the signed commit of an image, and `server.json` (`docs/format.md`). Parsing here is hostile-input
+parsing."""
 
 from __future__ import annotations
 
@@ -138,8 +139,8 @@ def seal_envelope(kind: str, body: msgspec.Struct, public_key: bytes, sign: Call
 def open_envelope(kind: str, data: bytes, pin: str | None) -> tuple[str, str]:
     """The body text and the signer's fingerprint, after every check of the envelope.
 
-    `pin` is the fingerprint that must have signed; None accepts any signer (the caller then says so). Raises FormatError,
-    VersionError or TrustError.
+    `pin` is the fingerprint that must have signed; None accepts any signer (the caller then says so). Raises
+    FormatError, VersionError or TrustError.
     """
     if len(data) > MANIFEST_MAX:
         raise FormatError("a manifest is too large")
@@ -149,7 +150,9 @@ def open_envelope(kind: str, data: bytes, pin: str | None) -> tuple[str, str]:
         _refuse_version(data)
         raise FormatError("not a manifest: its JSON has a wrong form") from error
     if envelope.version != VERSION:
-        raise VersionError(f"manifest version {envelope.version} is not known", hint="a newer Refloat wrote it; update this one")
+        raise VersionError(
+            f"manifest version {envelope.version} is not known", hint="a newer Refloat wrote it; update this one"
+        )
     if envelope.refloat != kind or msgspec.json.encode(envelope) != data:
         raise FormatError("a manifest is not in its canonical form")
     try:
@@ -174,7 +177,9 @@ def decode_manifest(data: bytes, *, image: str, pin: str | None) -> tuple[Manife
     text, signer = open_envelope("image", data, pin)
     manifest = _decode_body(text, Manifest)
     if manifest.image != image:
-        raise TrustError(f"the manifest says it is image {manifest.image}, not {image}", hint="the site answered with another image")
+        raise TrustError(
+            f"the manifest says it is image {manifest.image}, not {image}", hint="the site answered with another image"
+        )
     _check(manifest)
     return manifest, signer
 
@@ -212,7 +217,9 @@ def _refuse_version(data: bytes) -> None:
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return
     if isinstance(loose, dict) and isinstance(loose.get("version"), int) and loose["version"] != VERSION:
-        raise VersionError(f"manifest version {loose['version']} is not known", hint="a newer Refloat wrote it; update this one")
+        raise VersionError(
+            f"manifest version {loose['version']} is not known", hint="a newer Refloat wrote it; update this one"
+        )
 
 
 def _need(condition: bool, what: str) -> None:
@@ -229,7 +236,10 @@ def _check(manifest: Manifest) -> None:
     if manifest.parent is not None:
         _need(TIME.fullmatch(manifest.parent.image) is not None and manifest.parent.image < manifest.image, "parent")
         _need(_HEX_DIGEST.fullmatch(manifest.parent.digest) is not None, "parent")
-    _need(len(manifest.digest_key) <= _SEALED_MAX and all(len(each) <= _SEALED_MAX for each in manifest.keys.values()), "keys")
+    _need(
+        len(manifest.digest_key) <= _SEALED_MAX and all(len(each) <= _SEALED_MAX for each in manifest.keys.values()),
+        "keys",
+    )
     _need(all(re.fullmatch(rf"[0-9a-f]{{{2 * ID_BYTES}}}", each) for each in manifest.keys), "key ids")
     _check_volumes(manifest)
     _need(len(manifest.layers) <= _LAYERS_MAX, "number of layers")
@@ -251,7 +261,10 @@ def _check_volumes(manifest: Manifest) -> None:
         _need(spec.disk in disks and 0 <= spec.offset_bytes, "volume place")
         _need(spec.offset_bytes + spec.size_bytes <= disks[spec.disk].size_bytes, "volume place")
         _need(volume.method in ("used", "whole", "live"), "volume method")
-        _need(all(0 <= at and 0 < size and at + size <= spec.size_bytes for at, size in volume.unreadable), "unreadable range")
+        _need(
+            all(0 <= at and 0 < size and at + size <= spec.size_bytes for at, size in volume.unreadable),
+            "unreadable range",
+        )
 
 
 def _check_layer(layer: tuple[SegmentRef, ...]) -> None:

@@ -1,4 +1,5 @@
-"""What a site already has when a run begins: the newest image that can serve as parent, and what killed runs left durable."""
+"""What a site already has when a run begins: the newest image that can serve as parent, and what killed runs left
+durable."""
 
 from __future__ import annotations
 
@@ -26,7 +27,9 @@ class _Seen(msgspec.Struct):
     digest: str
 
 
-def survey(repository: Repository, keys: ServerKeys, state: Path, journals: Sequence[Journal], monitor: Monitor) -> SiteState:
+def survey(
+    repository: Repository, keys: ServerKeys, state: Path, journals: Sequence[Journal], monitor: Monitor
+) -> SiteState:
     """Ask a site what it has. SiteError when it cannot be asked; damage there only makes the next image larger."""
     site = repository.site.name
     names = [row.image for row in repository.images()]
@@ -56,7 +59,9 @@ def _newest_usable(
             if stored.manifest.server_id != keys.server_id:
                 raise TrustError("it was made under another server id")
             if seen is not None and seen.image == image and seen.digest != stored.digest:
-                raise TrustError("it is signed by this server, but is not what this server committed; is the server cloned?")
+                raise TrustError(
+                    "it is signed by this server, but is not what this server committed; is the server cloned?"
+                )
             for layer in stored.manifest.layers:
                 for ref in layer:
                     repository.segment(ref, keys.server_id)
@@ -68,7 +73,8 @@ def _newest_usable(
 
 
 def next_image_name(states: Sequence[SiteState], listed: Sequence[str], now: datetime) -> str:
-    """A name for the image: the time, but later than every image known, so that a clock that jumped back does no harm."""
+    """A name for the image: the time, but later than every image known, so that a clock that jumped back does no
+    harm."""
     newest = max([*listed, *(state.parent.manifest.image for state in states if state.parent)], default="")
     name = now.astimezone(UTC).strftime(_FORMAT)
     if name > newest:
@@ -98,5 +104,3 @@ def sweep_cache(folder: Path, states: Sequence[SiteState]) -> None:
     for path in folder.iterdir():
         if path.name not in wanted:
             path.unlink(missing_ok=True)
-
-

@@ -1,4 +1,5 @@
-"""An image opened for reading: its manifest checked, its keys unsealed in memory, bytes fetched from whichever site has them."""
+"""An image opened for reading: its manifest checked, its keys unsealed in memory, bytes fetched from whichever site
+has them."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ from core.errors import FormatError, RefloatError, SiteError
 from imager.keys import ID_BYTES, Identities
 from imager.repository.frames import Opener, PackRef, digest_block
 from imager.repository.layers import clip, stack
-from imager.repository.manifest import Manifest, SegmentRef, Volume
+from imager.repository.manifest import SegmentRef, Volume
 from imager.repository.segments import Item, Segment
 from imager.repository.store import Repository, StoredImage, blamed
 
@@ -54,7 +55,8 @@ class OpenImage:
     def items(self, volumes: Sequence[Volume], limits: dict[int, int] | None = None) -> Iterator[Item]:
         """What the map says of these volumes, in (id, block) order, every block exactly once.
 
-        `limits` (volume id → blocks) cuts volumes short. FormatError where no layer covers a block: unknown is not zero.
+        `limits` (volume id → blocks) cuts volumes short. FormatError where no layer covers a block: unknown is not
+        zero.
         """
         counts = {volume.id: volume.blocks for volume in volumes}
         if limits:

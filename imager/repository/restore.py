@@ -1,8 +1,8 @@
 """Putting volumes back: packs fetched in parallel, every block checked, written where it belongs, and read back.
 
-The map is gone through in windows of a few GiB of data, so memory does not depend on the size of the disk. Within a window each pack
-is asked for what the window needs of it, once. Blocks that are already right are neither fetched nor written: a killed restore goes
-on, and a roll-back writes the difference.
+The map is gone through in windows of a few GiB of data, so memory does not depend on the size of the disk. Within a
+window each pack is asked for what the window needs of it, once. Blocks that are already right are neither fetched
+nor written: a killed restore goes on, and a roll-back writes the difference.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ class Overlay(Protocol):
 
 @dataclass(frozen=True)
 class VolumeTarget:
-    """Where a volume goes: `size_bytes` of it (not more than it has) from `offset_bytes` of `path`. `keep` lists byte ranges
-    [start, stop) of the volume that are left as they are on the target."""
+    """Where a volume goes: `size_bytes` of it (not more than it has) from `offset_bytes` of `path`. `keep` lists
+    byte ranges [start, stop) of the volume that are left as they are on the target."""
 
     volume: str
     path: str
@@ -293,7 +293,8 @@ class Restore:
     # -- the slow ways ----------------------------------------------------------------------------------------------
 
     def _write_around(self, place: _Place, task: Task) -> None:
-        """A small volume of which some bytes stay (boot code around a new table): block by block, read, merged, written."""
+        """A small volume of which some bytes stay (boot code around a new table): block by block, read, merged,
+        written."""
         view = ImageView(self._image)
         buffer, fresh = self._buffers()
         for block in range(-(-place.target.size_bytes // BLOCK_BYTES)):
@@ -326,7 +327,9 @@ class Restore:
         place.disk.sync()
         place.disk.read(place.offset(block), have)
         if want.tobytes() != have.tobytes():
-            raise WriteError(f"{place.target.path} gives other bytes back than were written", hint="the disk is failing; replace it")
+            raise WriteError(
+                f"{place.target.path} gives other bytes back than were written", hint="the disk is failing; replace it"
+            )
         place.count(written=len(want), verified=len(want))
 
 

@@ -131,7 +131,9 @@ class Segment:
         known = self._frames[index]
         if known is not None:
             return known
-        pack, key, number, offset, length, blocks, sha256 = _FRAME.unpack_from(self._data, self._frames_at + index * _FRAME.size)
+        pack, key, number, offset, length, blocks, sha256 = _FRAME.unpack_from(
+            self._data, self._frames_at + index * _FRAME.size
+        )
         if pack >= len(self.packs) or key >= len(self.keys) or not 1 <= blocks <= FRAME_BLOCKS:
             raise FormatError("a frame in a map segment is wrong")
         if not 0 < length <= SEALED_MAX or offset + length > self.packs[pack].size_bytes:

@@ -67,7 +67,9 @@ class Repository:
 
     def __init__(self, site: Site, server: str, cache: Path | None = None) -> None:
         if SERVER_NAME.fullmatch(server) is None:
-            raise ConfigError(f"not a server name: {server!r}", hint="lower-case letters, digits, '.', '_' and '-'; at most 63")
+            raise ConfigError(
+                f"not a server name: {server!r}", hint="lower-case letters, digits, '.', '_' and '-'; at most 63"
+            )
         self.site, self.server, self._cache = site, server, cache
         self.prefix = f"servers/{server}/"
 
@@ -149,7 +151,9 @@ class Repository:
         for ref in layer:
             for item in self.segment(ref, server_id).items():
                 if (item.volume, item.block) < last:
-                    raise FormatError("the segments of a layer overlap", object=self.map_name(ref.digest), site=self.site.name)
+                    raise FormatError(
+                        "the segments of a layer overlap", object=self.map_name(ref.digest), site=self.site.name
+                    )
                 last = (item.volume, item.end)
                 yield item
 

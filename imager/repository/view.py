@@ -1,4 +1,5 @@
-"""Random access to the volumes of an image: for the mount, for export in order, and for what must be changed before it is written."""
+"""Random access to the volumes of an image: for the mount, for export in order, and for what must be changed before
+it is written."""
 
 from __future__ import annotations
 
@@ -52,7 +53,9 @@ class ImageView:
 
     def items(self, volume: Volume, start: int, stop: int) -> list[Item]:
         """What the map says of blocks [start, stop); FormatError when it leaves one out."""
-        slices = [self._slice(index, layer, volume.id, start, stop) for index, layer in enumerate(self.image.manifest.layers)]
+        slices = [
+            self._slice(index, layer, volume.id, start, stop) for index, layer in enumerate(self.image.manifest.layers)
+        ]
         found = list(stack(slices))
         at = start
         for item in found:
@@ -60,7 +63,9 @@ class ImageView:
                 break
             at = item.end
         if at != stop:
-            raise FormatError(f"no map covers block {at} of volume {volume.spec.name}", hint="take the image from the other site")
+            raise FormatError(
+                f"no map covers block {at} of volume {volume.spec.name}", hint="take the image from the other site"
+            )
         return found
 
     def _slice(self, index: int, layer: tuple[SegmentRef, ...], volume: int, start: int, stop: int) -> Iterator[Item]:
@@ -96,7 +101,9 @@ class ImageView:
         plain = self._frames.get((frame.key_id, frame.number), lambda: self._open(frame))
         block = memoryview(plain)[item.slot * BLOCK_BYTES : (item.slot + 1) * BLOCK_BYTES]
         if len(block) != BLOCK_BYTES or self.image.digest(block, item.volume, item.block) != item.digest:
-            raise CorruptError(f"block {item.block} does not have the digest its map states", hint="take the image from the other site")
+            raise CorruptError(
+                f"block {item.block} does not have the digest its map states", hint="take the image from the other site"
+            )
         return block
 
     def _open(self, frame: Frame) -> bytes:

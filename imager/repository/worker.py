@@ -84,7 +84,9 @@ class Workshop:
         else:
             plain = scratch[: len(places) * BLOCK_BYTES]
             for slot, index in enumerate(places):
-                plain[slot * BLOCK_BYTES : (slot + 1) * BLOCK_BYTES] = view[index * BLOCK_BYTES : (index + 1) * BLOCK_BYTES]
+                plain[slot * BLOCK_BYTES : (slot + 1) * BLOCK_BYTES] = view[
+                    index * BLOCK_BYTES : (index + 1) * BLOCK_BYTES
+                ]
         number = next(self._numbers)
         sealed = sealer.seal(number, plain)
         frame = Frame(self._key.key_id, number, len(places), len(sealed), hashlib.sha256(sealed).digest())
