@@ -52,7 +52,7 @@ test: lint types imports scripts spelling demo ## everything: check, demo, then 
 	$(PYTEST) -m "not vm"
 
 demo: $(VENV) ## image a disk to two sites, lose it, restore it onto a bigger and a smaller one
-	tests/demo/demo.sh
+	$(PYTHON) -m tests.demo
 
 soak: $(VENV) ## kill -9 and bit flips at every seeded point
 	REFLOAT_SOAK=full $(PYTEST) -m soak

@@ -138,8 +138,8 @@ def _environment() -> dict[str, str]:
         "LANG": "C.UTF-8",
         "LC_ALL": "C.UTF-8",
         "HOME": "/root",
-        "TMPDIR": os.environ.get("TMPDIR", "/tmp"),
-    }  # noqa: S108
+        "TMPDIR": tempfile.gettempdir(),
+    }
 
 
 def _missing(argv: Sequence[str], purpose: str) -> ToolError:

@@ -79,7 +79,7 @@ def _live(root: Path, size_bytes: int) -> None:
     """What came and went before: free space of a real server is full of it."""
     old = root / "old"
     old.mkdir()
-    copy_usr(old, lambda: _free_bytes(root) - size_bytes // 100)
+    copy_usr(old, lambda _: _free_bytes(root) - size_bytes // 100)
     subprocess.run(["sync", "-f", root], check=True)
     shutil.rmtree(old)
 
@@ -93,7 +93,7 @@ def _fill(root: Path, size_bytes: int, rng: random.Random) -> None:
         for _ in range(_share(512 * MIB, size_bytes) // MIB):
             file.write(rng.randbytes(MIB))
     _append_log(root / "log", _share(100 * MIB, size_bytes), rng)
-    copy_usr(root / "usr", lambda: _free_bytes(root) - size_bytes // 20)
+    copy_usr(root / "usr", lambda _: _free_bytes(root) - size_bytes // 20)
 
 
 def _next_day(root: Path, size_bytes: int, rng: random.Random) -> None:
@@ -142,24 +142,29 @@ def _append_log(path: Path, size_bytes: int, rng: random.Random) -> None:
             written += file.write(line.encode())
 
 
-def copy_usr(target: Path, room: Callable[[], int]) -> None:
-    """Copy files of /usr while `room` gives a MiB or more. When /usr is too small it is gone through again with every
-    byte value exchanged for another: as compressible as before, and equal to nothing that is there already."""
+def copy_usr(target: Path, room: Callable[[int], int]) -> int:
+    """Copy files of /usr while `room`, given the bytes copied so far, gives a MiB or more; returns those bytes.
+
+    When /usr is too small it is gone through again with every byte value exchanged for another: as compressible as
+    before, and equal to nothing that is there already.
+    """
     target.mkdir(exist_ok=True)
+    copied = 0
     for turn in range(100):
         values = list(range(256))
         random.Random(turn).shuffle(values)
         table = bytes(values) if turn else None
         for source, size in _usr_files():
-            left = room()
+            left = room(copied)
             if left < MIB:
-                return
+                return copied
             if size > min(_COPY_MAX, left // 2):
                 continue
             copy = target / str(turn) / source.relative_to("/usr")
             copy.parent.mkdir(parents=True, exist_ok=True)
             data = source.read_bytes()
-            copy.write_bytes(data.translate(table) if table else data)
+            copied += copy.write_bytes(data.translate(table) if table else data)
+    raise RuntimeError("/usr has too few files")
 
 
 def _usr_files() -> Iterator[tuple[Path, int]]:
