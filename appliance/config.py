@@ -110,7 +110,7 @@ def parse_config(text: str) -> Config:
 def load_config(path: Path | None = None) -> Config:
     """Read and check the file (default `/etc/refloat/refloat.toml`).
 
-    Refuses one that others than its owner could have written: it names where images go and who can open them.
+    Refuses one that everybody may write, or of another user: it names where images go and who can open them.
     """
     path = path or Path(DEFAULT_PATH)
     try:

@@ -1,6 +1,6 @@
-"""What `refloat doctor` looks at: tools, state folder, keys, clock, sites, recovery kit. Each is a Finding.
+"""What `refloat doctor` looks at: tools, clock, disks, state folder, keys, sites, recovery kit. Each is a Finding.
 
-Reads the machine, changes nothing. May import `appliance`, `imager.keys`, `imager.sites.base`, `core`.
+Reads the machine, changes nothing. May import `appliance`, `hardware`, `imager.keys`, `imager.sites.base`, `core`.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import stat
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from appliance.check import Finding, Status, fail, ok, reach_sites, warn
 from appliance.config import Config
@@ -20,8 +21,12 @@ from appliance.tools import look
 from appliance.unlock import read_text
 from core.errors import RefloatError
 from core.run import Runner
+from core.sizes import format_size
 from imager.keys import ServerKeys
 from imager.sites.base import Site
+
+if TYPE_CHECKING:
+    from hardware.machine import Device
 
 #: 2025-01-01 UTC. An earlier clock is one that was never set: images would sort before their parents.
 CLOCK_MIN = 1_735_689_600
@@ -30,8 +35,8 @@ _TIMEX_BYTES = 512  # struct timex is 208 bytes on 64-bit Linux; the kernel fill
 
 
 def examine_machine(runner: Runner) -> list[Finding]:
-    """What a rescue environment needs: tools, clock."""
-    return [*look(runner), check_clock(time.time(), synchronised())]
+    """What a rescue environment needs: tools, clock, disks."""
+    return [*look(runner), check_clock(time.time(), synchronised()), *check_devices(runner)]
 
 
 def examine_server(
@@ -39,10 +44,49 @@ def examine_server(
 ) -> list[Finding]:
     """What a server needs besides. `open_site` None: sites are not asked; `receipt` None: the configured one counts."""
     keys, server = check_keys(config)
-    found = [check_state(config.state_path), keys]
+    found = [*check_disks(config), check_state(config.state_path), keys]
     if open_site is not None:
         found += reach_sites([(site.name, site.url) for site in config.sites], open_site)
     return found + check_receipt(config, receipt, server)
+
+
+def check_devices(runner: Runner) -> list[Finding]:
+    """The disks of this machine, and how each is named to confirm it as a target."""
+    try:
+        # Here and not above: a doctor that needs what it looks for could not say that it is missing.
+        from hardware.inventory import probe_inventory, tokens
+    except ImportError as error:
+        return [fail("disks", f"they cannot be listed: {error}", "see the modules marked FAIL")]
+    try:
+        inventory = probe_inventory(runner)
+    except RefloatError as error:
+        return [fail("disks", f"they cannot be listed: {error.message}", error.hint or "")]
+    named = tokens(inventory)
+    return [describe_device(device, named[device.path]) for device in inventory.devices]
+
+
+def describe_device(device: Device, token: str) -> Finding:
+    """A disk in a line: size, name to confirm it by, who uses it."""
+    uses = "; ".join(use.describe() for use in device.uses) or "not in use"
+    sectors = "" if device.sector_bytes == 512 else f", {device.sector_bytes}-byte sectors"
+    model = f" {device.model}" if device.model else ""
+    message = f"{format_size(device.size_bytes)}{model}{sectors}, called {token}; {uses}"
+    if any(use.kind == "unknown" for use in device.uses):
+        return warn(device.path, message, "it will be refused as a target until it can be read")
+    return ok(device.path, message)
+
+
+def check_disks(config: Config) -> list[Finding]:
+    """The disks to image: each must be there."""
+    found = []
+    for disk in config.disks:
+        if Path(disk.path).exists():
+            found.append(ok(f"disk {disk.name or disk.path}", "there"))
+        else:
+            found.append(
+                fail(f"disk {disk.name or disk.path}", f"{disk.path} is not there", "`lsblk -o PATH,SERIAL,SIZE`")
+            )
+    return found
 
 
 def check_state(state: Path) -> Finding:

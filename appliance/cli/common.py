@@ -41,6 +41,11 @@ class Context:
         """The configuration, read when first asked for. Raises ConfigError."""
         return load_config(self.config_path)
 
+    @property
+    def lacks_config(self) -> bool:
+        """True when none was named and there is none in the usual place: this is no configured server."""
+        return self.config_path is None and not Path(DEFAULT_PATH).exists()
+
     def unlock(self, *, need_identity: bool = True) -> Unlock:
         """Identities, pins and sites: from `--kit` alone, or from the configuration and `--identity`.
 
@@ -56,12 +61,9 @@ class Context:
 
     def _config_for_unlock(self) -> Config | None:
         """With a kit, the machine's own configuration counts only when it was named; with places given, it may lack."""
-        if self.config_path is None and (self.unlock_options.kit is not None or self._placed_without_config()):
+        if self.config_path is None and self.unlock_options.kit is not None:
             return None
-        return self.config
-
-    def _placed_without_config(self) -> bool:
-        return bool(self.unlock_options.sites) and not Path(DEFAULT_PATH).exists()
+        return None if self.lacks_config and self.unlock_options.sites else self.config
 
     def emit(self, value: object, text: str | Callable[[], None] | None = None) -> None:
         """Print the command's result, once: `value` as one JSON object, or `text` for people (or what prints it)."""
@@ -117,8 +119,13 @@ def command(
             function(context, *args, **kwargs)
 
         wrapped: Callable[..., None] = wrapper
+        # Click keeps a function's options in the order in which decorators are applied and shows the last one first:
+        # those everybody has go in below the command's own, to stand last in its help.
+        own = list(getattr(wrapped, "__click_params__", ()))
+        vars(wrapped)["__click_params__"] = []
         for option in reversed(_options(config, unlock, passphrase)):
             wrapped = option(wrapped)
+        vars(wrapped)["__click_params__"] += own
         return wrapped
 
     return decorate

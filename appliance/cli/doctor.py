@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from appliance.check import reach_sites
 from appliance.cli.common import Context, FilePath, command
 from appliance.cli.findings import emit_findings
 from appliance.doctor import examine_machine, examine_server, stoppers
@@ -22,20 +23,25 @@ from imager.sites import open_site
 @command(passphrase=True)
 @click.option("--kit", "kit_file", type=FilePath(), help="Compare with this recovery kit, or its receipt.")
 @click.option("--offline", is_flag=True, help="Do not ask the sites whether they are there.")
-@click.option("--rescue", is_flag=True, help="Look at the tools and the clock alone: no server is configured here.")
+@click.option("--rescue", is_flag=True, help="Look at the machine alone, as in a rescue environment.")
 def doctor(context: Context, kit_file: Path | None, offline: bool, rescue: bool) -> None:
-    """Check this machine: tools and their versions, keys, clock, sites, and whether the recovery kit is up to date.
+    """Check this machine: tools, disks, keys, clock, sites, and whether the recovery kit is up to date.
 
-    Exits with 60 when something is missing that would stop an image or a restore.
+    Exits with 60 when something is missing that would stop an image or a restore. Where no server is configured, as on
+    a replacement, the kit says which sites to ask.
 
     \b
     refloat doctor
+    refloat doctor --kit fleet.kit
     refloat doctor --kit fleet.kit.receipt --json
     """
     receipt = _receipt(context, kit_file) if kit_file else None
     findings = examine_machine(SystemRunner())
-    if not rescue:
-        findings += examine_server(context.config, None if offline else open_site, receipt)
+    opener = None if offline else open_site
+    if not (rescue or (receipt and context.lacks_config)):
+        findings += examine_server(context.config, opener, receipt)
+    elif receipt and opener:
+        findings += reach_sites([(site.name, site.url) for site in receipt.sites], opener)
     emit_findings(context, findings)
     if stopped := stoppers(findings):
         raise ToolError(

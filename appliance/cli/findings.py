@@ -20,7 +20,7 @@ def emit_findings(context: Context, findings: Sequence[Finding]) -> None:
 def _print(context: Context, findings: Sequence[Finding]) -> None:
     from rich.markup import escape
 
-    width = max((len(each.subject) for each in findings), default=0)
+    width = min(max((len(each.subject) for each in findings), default=0), 24)
     for each in findings:
         context.print(f"{_MARK[each.status]}  {escape(each.subject.ljust(width))}  {escape(each.message)}")
         if each.hint and each.status is not Status.OK:

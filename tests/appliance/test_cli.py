@@ -15,9 +15,10 @@ import click
 import pytest
 
 from appliance import cli
-from appliance.cli import COMMANDS, main
+from appliance.cli import COMMANDS, common, main
 from appliance.cli.common import Context, command
-from appliance.kit import new_identity, new_kit, recipients_of, seal_kit
+from appliance.kit import KitSite, new_identity, new_kit, recipients_of, seal_kit
+from appliance.receipt import encode_receipt, receipt_of
 from core.errors import PartialError, SiteFullError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -257,6 +258,21 @@ def test_doctor(refloat: Refloat, config: Path, small_kit: Path) -> None:
     )
     assert status == 60 and "older than this server's keys" in out and "older than site de" in out
     assert refloat("doctor", "--rescue")[0] == 0
+
+
+@pytest.mark.block
+def test_doctor_on_a_replacement_asks_the_kits_sites(
+    refloat: Refloat, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(common, "DEFAULT_PATH", str(tmp_path / "none"))
+    site = KitSite(name="de", country="DE", url=f"file://{tmp_path}/de")
+    kit = new_kit([new_identity()], sites=[site], now=datetime(2026, 1, 1, tzinfo=UTC))
+    (tmp_path / "a.receipt").write_bytes(encode_receipt(receipt_of(kit, "")))
+    status, out, _ = refloat("doctor", "--kit", tmp_path / "a.receipt")
+    assert status == 60 and "FAIL  site de" in out and "keys" not in out
+    (tmp_path / "de").mkdir()
+    assert refloat("doctor", "--kit", tmp_path / "a.receipt")[0] == 0
+    assert refloat("doctor")[0] == 10
 
 
 @pytest.mark.block

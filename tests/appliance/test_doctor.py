@@ -8,20 +8,24 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
-from appliance.check import Status
-from appliance.config import Config, KitConfig
+from appliance.check import Finding, Status
+from appliance.config import Config, DiskConfig, KitConfig
 from appliance.doctor import (
     CLOCK_MIN,
     check_clock,
+    check_disks,
     check_keys,
     check_receipt,
     check_state,
+    describe_device,
     examine_machine,
     examine_server,
 )
 from appliance.tools import TOOLS, Tool, judge, look, parse_version
 from core.run import SystemRunner
+from hardware.machine import Device, Use, UseKind
 from imager.keys import ServerKeys
 
 TOOL = Tool("frob", "frobs", "nothing frobs", (1, 46), ("-V",))
@@ -112,6 +116,28 @@ def test_an_unreadable_receipt_is_a_finding(tmp_path: Path) -> None:
         config = Config(server="web1", state="/s", kit=KitConfig(receipt=path))
         found = check_receipt(config, None, None)
         assert [each.status for each in found] == [status] and found[0].hint
+
+
+def test_a_disk_in_a_line() -> None:
+    disk = Device(path="/dev/sda", name="sda", size_bytes=500 << 30, sector_bytes=4096, serial="S1", model="ACME X")
+    assert describe_device(disk, "S1") == Finding(
+        Status.OK, "/dev/sda", "500.0 GiB ACME X, 4096-byte sectors, called S1; not in use"
+    )
+    mounted = Use(kind=UseKind.MOUNTED, device="/dev/sda1", where="/boot")
+    assert describe_device(replace(disk, uses=(mounted,)), "S1").message.endswith("; /dev/sda1 is mounted at /boot")
+    unknown = Use(kind=UseKind.UNKNOWN, device="/dev/sda", where="I/O error")
+    found = describe_device(replace(disk, uses=(unknown,)), "S1")
+    assert found.status is Status.WARN and "I/O error" in found.message
+
+
+def test_configured_disks_must_be_there(tmp_path: Path) -> None:
+    (tmp_path / "disk.img").touch()
+    disks = (DiskConfig(path=str(tmp_path / "disk.img")), DiskConfig(path=str(tmp_path / "gone"), name="data"))
+    found = check_disks(Config(server="web1", state="/s", disks=disks))
+    assert [(each.subject, each.status) for each in found] == [
+        (f"disk {tmp_path}/disk.img", Status.OK),
+        ("disk data", Status.FAIL),
+    ]
 
 
 @pytest.mark.block

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import string
 import tomllib
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -133,6 +134,12 @@ def test_a_single_wrong_value_is_named(data: st.DataObject) -> None:
     with pytest.raises(ConfigError) as caught:
         read_settings(f"{MINIMAL}[image]\n{setting.key} = {wrong}")
     assert caught.value.message.startswith(f"image.{setting.key}")
+
+
+def test_the_page_in_the_docs_is_the_table() -> None:
+    """`docs/configuration.md` ends with the table; when this fails, put in what `markdown_table` gives."""
+    page = (Path(__file__).resolve().parents[2] / "docs/configuration.md").read_text()
+    assert page.endswith("\n\n" + markdown_table())
 
 
 def test_table_is_consistent() -> None:
