@@ -45,7 +45,8 @@ class Overlay(Protocol):
 @dataclass(frozen=True)
 class VolumeTarget:
     """Where a volume goes: `size_bytes` of it (not more than it has) from `offset_bytes` of `path`. `keep` lists
-    byte ranges [start, stop) of the volume that are left as they are on the target."""
+    byte ranges [start, stop) of the volume that are left as they are on the target; `unused` says what becomes of
+    blocks the filesystem does not use: `keep`, `discard` or `zero`."""
 
     volume: str
     path: str
@@ -53,6 +54,7 @@ class VolumeTarget:
     size_bytes: int
     keep: tuple[tuple[int, int], ...] = ()
     overlay: Overlay | None = None
+    unused: str = "keep"
 
 
 @dataclass
@@ -96,15 +98,17 @@ class Restore:
 
     def __init__(
         self, image: OpenImage, targets: Sequence[VolumeTarget], disks: dict[str, Target], monitor: Monitor,
-        *, unused: str = "keep", read_back: bool = True, threads: int = 4,
+        *, read_back: bool = True, threads: int = 4,
     ) -> None:  # fmt: skip
-        self._image, self._monitor, self._unused, self._read_back = image, monitor, unused, read_back
+        self._image, self._monitor, self._read_back = image, monitor, read_back
         self._threads = threads
         self._disks = disks
         self._places: dict[int, _Place] = {}
         for each in targets:
             volume = image.manifest.volume(each.volume)
-            self._places[volume.id] = _Place(volume, each, disks[each.path], VolumeReport(each.volume, unused=unused))
+            self._places[volume.id] = _Place(
+                volume, each, disks[each.path], VolumeReport(each.volume, unused=each.unused)
+            )
         self._local = threading.local()
 
     def run(self) -> list[VolumeReport]:
@@ -285,9 +289,9 @@ class Restore:
             return
         assert item.kind == UNUSED  # noqa: S101 - there are three kinds
         place.report.unused_bytes += length
-        if self._unused == "zero":
+        if place.target.unused == "zero":
             place.report.zeroed_bytes += place.disk.zero(offset, length)
-        elif self._unused == "discard":
+        elif place.target.unused == "discard":
             place.disk.discard(offset, length)
 
     # -- the slow ways ----------------------------------------------------------------------------------------------

@@ -1,0 +1,154 @@
+"""`refloat restore` and `refloat export`: an image back onto disks, or one volume into a file or pipe.
+
+May import `appliance`, `imager`, `core`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import click
+import msgspec
+
+from appliance.catalog import Catalog
+from appliance.cli.common import Context, command
+from appliance.export import export_to_file, export_to_stream
+from appliance.restore import Restoration, RestoreOptions, RestoreReport, apply_restore, confirm, plan_restore
+from core.errors import ConfigError
+from core.run import SystemRunner
+from core.sizes import format_size
+from hardware.plan import plan_as_dict
+
+
+@click.command()
+@command(unlock=True)
+@click.argument("image")
+@click.option(
+    "--to",
+    multiple=True,
+    required=True,
+    metavar="[DISK=]SERIAL",
+    help="Target disk by serial or path; one for each disk.",
+)
+@click.option("--plan", "only_plan", is_flag=True, help="Print the plan and stop; writes nothing.")
+@click.option(
+    "--confirm",
+    "confirmed",
+    multiple=True,
+    metavar="SERIAL",
+    help="Confirm a target by its serial, as the plan prints it.",
+)
+@click.option("--only", multiple=True, metavar="NAME", help="Only this disk or volume of the image; the rest stays.")
+@click.option("--grow", default="none", metavar="none|last|VOLUME", help="What fills a larger disk [none].")
+@click.option(
+    "--unused", type=click.Choice(["keep", "discard", "zero"]), default="keep", help="Blocks no filesystem uses [keep]."
+)
+@click.option(
+    "--scratch", type=click.Path(path_type=Path), help="Folder for scratch space when a filesystem must shrink."
+)
+@click.option("--no-read-back", is_flag=True, help="Trust the disk: do not read back what was written.")
+@click.option("--from", "sites", multiple=True, metavar="SITE", help="Take it from this site only.")
+def restore(
+    context: Context, image: str, to: tuple[str, ...], only_plan: bool, confirmed: tuple[str, ...], only: tuple[str, ...],
+    grow: str, unused: str, scratch: Path | None, no_read_back: bool, sites: tuple[str, ...],
+) -> None:  # fmt: skip
+    """Put IMAGE back onto disks: plan, confirm, write, read back.
+
+    Blocks that are right already are not written: run it again and it goes on where it was.
+
+    \b
+    refloat restore web1/latest --kit fleet.kit --to S4EWNX0R123 --plan
+    refloat restore web1/latest --kit fleet.kit --to S4EWNX0R123 --confirm S4EWNX0R123
+    refloat restore web1/latest --kit fleet.kit --to /dev/sdb --grow last
+    """
+    runner = SystemRunner()
+    opened = Catalog(context.unlock(), context.monitor, sites).open(image)
+    options = RestoreOptions(to, only, grow, unused, not no_read_back, scratch)
+    made = plan_restore(opened, options, runner)
+    if only_plan:
+        context.emit(_plan_dict(made), lambda: _plan_page(context, made))
+        made.plan.require()
+        return
+    if not context.as_json:
+        _plan_page(context, made)
+    made.plan.require()
+    confirm(made, confirmed, None if context.as_json or not sys.stdin.isatty() else _ask)
+    report = apply_restore(made, runner, context.monitor)
+    context.emit(msgspec.to_builtins(report), lambda: _report_page(context, report))
+
+
+def _ask(path: str, token: str) -> str:
+    return str(
+        click.prompt(f"{path} will be overwritten. Type {token} to go on", default="", show_default=False, err=True)
+    )
+
+
+def _plan_dict(made: Restoration) -> dict[str, object]:
+    manifest = made.image.manifest
+    return {
+        "server": manifest.server.name,
+        "image": manifest.image,
+        "confirm": made.required,
+        "plan": plan_as_dict(made.plan),
+    }
+
+
+def _plan_page(context: Context, made: Restoration) -> None:
+    manifest = made.image.manifest
+    context.print(f"[bold]Plan: {manifest.server.name}/{manifest.image}[/bold] (taken {manifest.taken_at})")
+    for path, token in made.required.items():
+        device = made.inventory.device(path)
+        context.print(
+            f"  onto {path}  {format_size(device.size_bytes)}  {device.model}  confirm with: [bold]{token}[/bold]"
+        )
+    for number, action in enumerate(made.plan.actions, 1):
+        context.print(f"  {number:2}. {action.describe()}")
+    for warning in made.plan.warnings:
+        context.print(f"  [yellow]warning[/yellow] {warning}")
+    for refusal in made.plan.refusals:
+        context.print(
+            f"  [red]refused[/red] {refusal.message}" + (f"\n          {refusal.hint}" if refusal.hint else "")
+        )
+
+
+def _report_page(context: Context, report: RestoreReport) -> None:
+    from rich.table import Table
+
+    table = Table(title=f"{report.server}/{report.image} restored in {report.seconds:.1f} s")
+    for column in ("volume", "written", "right already", "zeroed", "unused", "read back"):
+        table.add_column(column, justify="left" if column == "volume" else "right")
+    for each in report.volumes:
+        table.add_row(
+            each.volume, format_size(each.written_bytes), format_size(each.equal_bytes), format_size(each.zeroed_bytes),
+            f"{format_size(each.unused_bytes)} ({each.unused})", format_size(each.verified_bytes),
+        )  # fmt: skip
+    context.print(table)
+
+
+@click.command()
+@command(unlock=True)
+@click.argument("image")
+@click.argument("volume")
+@click.option("-o", "--output", required=True, metavar="FILE|-", help="File to create, or - for stdout.")
+def export(context: Context, image: str, volume: str, output: str) -> None:
+    """Write one VOLUME of IMAGE, raw, to a file or a pipe; every block is checked. Unused blocks are zeros.
+
+    \b
+    refloat export web1/latest vda-part3 -o root.img --kit fleet.kit
+    refloat export web1/latest vda-part3 -o - --kit fleet.kit | ssh other 'cat > /dev/vdb1'
+    """
+    opened = Catalog(context.unlock(), context.monitor).open(image)
+    names = [each.spec.name for each in opened.manifest.volumes]
+    if volume not in names:
+        raise ConfigError(f"the image has no volume {volume!r}", hint=f"it has: {', '.join(names)}")
+    if output == "-":
+        if context.as_json or os.isatty(sys.stdout.fileno()):
+            raise ConfigError(
+                "raw bytes go to a pipe, not to a terminal or beside --json", hint="redirect it, or -o FILE"
+            )
+        export_to_stream(opened, volume, sys.stdout.buffer, context.monitor)
+        return
+    report = export_to_file(opened, volume, Path(output), context.monitor)
+    context.emit(msgspec.to_builtins(report), f"{output}: {format_size(report.size_bytes)}")

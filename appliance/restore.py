@@ -1,0 +1,216 @@
+"""Restoring: inventory → plan → confirmation → apply → write → read back → report. Nothing is written before all is
+known.
+
+May import `imager`, `hardware`, `core`. A Restoration lives as long as the command or the page that drives it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from appliance.shrink import shrunk
+from core.errors import ConfigError, ConfirmError
+from core.monitor import Monitor
+from core.run import Runner
+from hardware.actions import (
+    ClearSpace,
+    ClearTable,
+    GrowFilesystem,
+    MakeSwap,
+    ShrinkFilesystem,
+    WriteTable,
+    WriteVolume,
+)
+from hardware.apply import clear_space, clear_table, grow_filesystem, make_swap, write_table
+from hardware.inventory import inspect_target, probe_inventory
+from hardware.machine import Device, Inventory, find_device, tokens
+from hardware.plan import Plan, PlanOptions, make_plan
+from hardware.read import DiskSource, read_layout
+from imager.repository.reader import OpenImage
+from imager.repository.restore import Restore, VolumeReport, VolumeTarget
+from imager.scratch import Scratch
+from imager.target import Target
+
+
+@dataclass(frozen=True)
+class RestoreOptions:
+    """What the operator chose. `to` are tokens, serials or paths, in disk order or as DISK=…; `only` volume or disk
+    names."""
+
+    to: tuple[str, ...]
+    only: tuple[str, ...] = ()
+    grow: str = "none"
+    unused: str = "keep"
+    read_back: bool = True
+    scratch: Path | None = None
+
+
+@dataclass
+class RestoreReport:
+    """What was done."""
+
+    server: str
+    image: str
+    targets: dict[str, str]
+    seconds: float
+    volumes: list[VolumeReport]
+    steps: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Restoration:
+    """A plan with all it was made from; `required` maps target path → what must be typed to confirm it."""
+
+    image: OpenImage
+    inventory: Inventory
+    plan: Plan
+    options: RestoreOptions
+    required: dict[str, str]
+
+
+def plan_restore(image: OpenImage, options: RestoreOptions, runner: Runner) -> Restoration:
+    """Look at the machine and plan. Writes nothing; refusals are in the plan (`plan.require()` raises them)."""
+    layout = image.manifest.layout
+    files = [device for _, device in map(_split, options.to) if os.path.isfile(device)]
+    inventory = probe_inventory(runner, files)
+    devices = _assign([disk.name for disk in layout.disks], options, inventory)
+    targets = {name: inspect_target(device, runner) for name, device in devices.items()}
+    present = {}
+    if options.only:
+        for name, device in targets.items():
+            (present[name],) = read_layout([DiskSource(device.path, name)], runner).disks
+    plan = make_plan(
+        layout,
+        targets,
+        PlanOptions(only=frozenset(options.only), grow=options.grow, unused=options.unused, present=present),
+    )
+    named = tokens(inventory)
+    return Restoration(
+        image, inventory, plan, options, {device.path: named[device.path] for device in targets.values()}
+    )
+
+
+def _split(text: str) -> tuple[str, str]:
+    """(disk of the image or nothing, device) of `[DISK=]DEVICE`; a device that is there as a path is given in full."""
+    name, equals, rest = text.partition("=")
+    disk, device = (name, rest) if equals and "/" not in name and not os.path.exists(text) else ("", text)
+    return disk, os.path.realpath(device) if os.path.exists(device) else device
+
+
+def _assign(disks: Sequence[str], options: RestoreOptions, inventory: Inventory) -> dict[str, Device]:
+    """Which device each disk of the image goes to. ConfigError when that is not said for all that are needed."""
+    found: dict[str, Device] = {}
+    loose: list[str] = []
+    for name, device in map(_split, options.to):
+        if not name:
+            loose.append(device)
+        elif name not in disks or name in found:
+            what = "is given two targets" if name in found else "is not in the image"
+            raise ConfigError(f"disk {name!r} {what}", hint=f"the image has: {', '.join(disks)}")
+        else:
+            found[name] = find_device(inventory, device)
+    wanted = [name for name in disks if not options.only or any(_belongs(each, name) for each in options.only)]
+    rest_of = [name for name in wanted if name not in found]
+    if len(loose) != len(rest_of):
+        raise ConfigError(
+            f"the image has {len(wanted)} disk(s) to restore ({', '.join(wanted)}), {len(options.to)} target(s) are given",
+            hint="give one --to for each, in this order or as --to DISK=SERIAL; --only restores a part",
+        )
+    found.update((name, find_device(inventory, text)) for name, text in zip(rest_of, loose, strict=True))
+    return found
+
+
+def _belongs(chosen: str, disk: str) -> bool:
+    return chosen == disk or chosen.startswith((f"{disk}-part", f"{disk}-head"))
+
+
+def confirm(restoration: Restoration, given: Sequence[str], ask: Callable[[str, str], str] | None) -> None:
+    """Every target must be confirmed by what stands for it; `ask(path, token)` is asked for those that are not.
+
+    ConfirmError for any that is not confirmed.
+    """
+    for path, token in restoration.required.items():
+        if token in given:
+            continue
+        if ask is not None and ask(path, token).strip() == token:
+            continue
+        raise ConfirmError(
+            f"{path} would be overwritten and is not confirmed",
+            hint=f"check the plan, then type its serial: --confirm {token}",
+            path=path,
+            token=token,
+        )
+
+
+def apply_restore(restoration: Restoration, runner: Runner, monitor: Monitor) -> RestoreReport:
+    """Do what the plan says. Raises before the first write when the plan is refused, or a shrink fails."""
+    restoration.plan.require()
+    started = time.monotonic()
+    image, options, actions = restoration.image, restoration.options, restoration.plan.actions
+    shrinks = {
+        each.volume: (each.to_bytes, each.scratch_bytes) for each in actions if isinstance(each, ShrinkFilesystem)
+    }
+    steps: list[str] = []
+    with shrunk(image, shrinks, options.scratch, runner, monitor) as overlays:
+        for action in actions:
+            if isinstance(action, ClearTable | WriteTable | ClearSpace):
+                steps.append(action.describe())
+            if isinstance(action, ClearTable):
+                clear_table(action, runner, monitor)
+            elif isinstance(action, WriteTable):
+                write_table(action, runner, monitor)
+            elif isinstance(action, ClearSpace):
+                clear_space(action, runner, monitor)
+        writes = [each for each in actions if isinstance(each, WriteVolume)]
+        volumes = _write(image, writes, overlays, options, monitor)
+        for action in actions:
+            if isinstance(action, MakeSwap):
+                steps.append(action.describe())
+                make_swap(action, runner, monitor)
+            elif isinstance(action, GrowFilesystem):
+                steps.append(action.describe())
+                grow_filesystem(action, runner, monitor)
+    manifest = image.manifest
+    return RestoreReport(
+        server=manifest.server.name,
+        image=manifest.image,
+        targets=dict(restoration.required),
+        seconds=round(time.monotonic() - started, 3),
+        volumes=volumes,
+        steps=steps,
+        warnings=[*monitor.warnings, *image.complaints],
+    )
+
+
+def _write(
+    image: OpenImage,
+    writes: Sequence[WriteVolume],
+    overlays: Mapping[str, Scratch],
+    options: RestoreOptions,
+    monitor: Monitor,
+) -> list[VolumeReport]:
+    targets = [
+        VolumeTarget(
+            each.volume,
+            each.path,
+            each.offset_bytes,
+            each.size_bytes,
+            each.keep,
+            overlays.get(each.volume),
+            each.unused,
+        )
+        for each in writes
+    ]
+    with contextlib.ExitStack() as stack:
+        disks: dict[str, Target] = {}
+        for each in writes:
+            if each.path not in disks:
+                disks[each.path] = Target(each.path)
+                stack.callback(disks[each.path].close)
+        return Restore(image, targets, disks, monitor, read_back=options.read_back).run()
