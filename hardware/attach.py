@@ -51,6 +51,12 @@ def attach(
     argv += ["--sector-size", str(sector), *(["--read-only"] * read_only), *(["--partscan"] * partitions), facts.path]
     node = runner.run(argv, purpose=f"attach {path}").text.strip()
     try:
+        if partitions:  # some kernels are built without parsers; 1: there is no table, and so no partition
+            runner.run(
+                ["partx", "--update", "--nr", "1:1024", node],
+                purpose=f"show the kernel the partitions of {path}",
+                ok=(0, 1),
+            )
         yield node
     finally:
         _detach(node, path, runner)

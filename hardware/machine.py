@@ -145,6 +145,11 @@ def _sound(text: str) -> str:
     return "" if _JUNK.fullmatch(text) else text
 
 
+def is_junk(text: str) -> bool:
+    """Whether an identifier says nothing: empty, or a filler."""
+    return not _sound(text)
+
+
 def tokens(inventory: Inventory) -> dict[str, str]:
     """Path → what a person types to confirm that device. No two are equal.
 

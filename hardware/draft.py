@@ -1,0 +1,120 @@
+"""A plan in the making, and the steps common to whole disks and single volumes. Pure; lives as long as `make_plan`.
+
+Imports `core` and `hardware.{actions,machine,placement,targets}`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from core.layout import Content, Disk, Table, TableKind, VolumeSpec
+from core.sizes import MIB
+from hardware.actions import AnyAction, GrowFilesystem, MakeSwap, Range, ShrinkFilesystem, WriteVolume
+from hardware.machine import Device
+from hardware.placement import SHRINKABLE, bounds_of, entries_bytes
+from hardware.targets import Refusal
+
+GROWABLE = SHRINKABLE | {"xfs", "btrfs"}
+
+
+@dataclass(frozen=True)
+class PlanOptions:
+    """`only`: names of disks and volumes to restore, empty for all that have a target. `grow`: `none`, `last`, or the
+    name of a volume. `unused`: what happens to space nothing uses: `keep`, `discard`, `zero`. `present`: by disk name,
+    what the target holds now, needed where only some volumes of a disk are restored. `overwrite_unseen`: also overwrite
+    what nobody can look into for a site (LUKS, LVM, a dirty log)."""
+
+    only: frozenset[str] = frozenset()
+    grow: str = "none"
+    unused: str = "keep"
+    present: Mapping[str, Disk] = field(default_factory=dict)
+    overwrite_unseen: bool = False
+
+
+@dataclass
+class Draft:
+    """What has been decided so far. Shrinks come first of all, since they write to no target; grows last."""
+
+    options: PlanOptions
+    shrinks: list[AnyAction] = field(default_factory=list)
+    actions: list[AnyAction] = field(default_factory=list)
+    grows: list[AnyAction] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    refusals: list[Refusal] = field(default_factory=list)
+    need_bytes: dict[str, int] = field(default_factory=dict)
+
+    def refuse(self, subject: str, message: str, hint: str = "") -> None:
+        """Note a reason not to do it."""
+        self.refusals.append(Refusal(subject=subject, message=message, hint=hint))
+
+    def write(self, spec: VolumeSpec, target: Device, offset: int, size: int, keep: tuple[Range, ...] = ()) -> None:
+        """Write the first `size` bytes of a volume at `offset`."""
+        self.actions.append(
+            WriteVolume(
+                volume=spec.name,
+                disk=spec.disk,
+                path=target.path,
+                offset_bytes=offset,
+                size_bytes=size,
+                keep=keep,
+                unused=self.options.unused,
+            )
+        )
+
+    def write_into(self, spec: VolumeSpec, target: Device, offset: int, room: int) -> None:
+        """Write a volume where there is `room` for it: shrunk before, or grown after, as the room demands."""
+        kind, size = spec.content.type, min(spec.size_bytes, room)
+        filesystem = spec.content.size_bytes or spec.size_bytes
+        if size < filesystem:
+            # what lies beyond the new end moves, and every metadata block may be written once
+            scratch = min(filesystem - size, spec.content.used_bytes or filesystem) + filesystem // 64 + 64 * MIB
+            self.shrinks.append(
+                ShrinkFilesystem(
+                    volume=spec.name, type=kind, from_bytes=filesystem, to_bytes=size, scratch_bytes=scratch
+                )
+            )
+        self.write(spec, target, offset, size)
+        if room > spec.size_bytes and kind in GROWABLE:
+            self.grows.append(
+                GrowFilesystem(
+                    volume=spec.name,
+                    disk=spec.disk,
+                    path=target.path,
+                    type=kind,
+                    offset_bytes=offset,
+                    from_bytes=size,
+                    to_bytes=room,
+                    sector_bytes=target.sector_bytes,
+                )
+            )
+
+    def make_swap(self, disk: Disk, target: Device, number: int, content: Content, place: tuple[int, int]) -> None:
+        """Swap with its old names at `place` (offset, size)."""
+        self.actions.append(
+            MakeSwap(
+                disk=disk.name,
+                path=target.path,
+                partition=number,
+                uuid=content.uuid,
+                label=content.label,
+                offset_bytes=place[0],
+                size_bytes=place[1],
+                sector_bytes=target.sector_bytes,
+            )
+        )
+
+
+def table_bytes(before: Table, after: Table, disk: Disk, target: Device, size_bytes: int) -> tuple[Range, ...]:
+    """What of a head volume of `size_bytes` is the table's own: the disk id and the four slots of the MBR, and the GPT.
+
+    Where sector sizes differ, both the place of the image's GPT (it must not come back as garbage) and that of the
+    target's are left out.
+    """
+    ranges: list[Range] = [(440, 512)]
+    if after.kind is TableKind.GPT:
+        both = ((before, disk.sector_bytes), (after, target.sector_bytes))
+        start, end = min(sector for _, sector in both), max(2 * sec + entries_bytes(table, sec) for table, sec in both)
+        ranges = [(440, end)] if start == 512 else [(440, 512), (start, end)]
+        ranges.append((bounds_of(after, target.size_bytes, target.sector_bytes).end, target.size_bytes))
+    return tuple((start, min(end, size_bytes)) for start, end in ranges if start < size_bytes)
