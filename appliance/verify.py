@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from core.errors import CorruptError, ObjectMissingError, RefloatError
 from core.monitor import Monitor, Task
 from imager.keys import Identities
-from imager.repository.frames import FRAME_BYTES, Frame, PackRef
+from imager.repository.frames import FRAME_BYTES, Frame, PackRef, digest_sealed
 from imager.repository.manifest import Manifest, SegmentRef
 from imager.repository.packs import frames_of
 from imager.repository.reader import OpenImage
@@ -193,7 +193,7 @@ def _check_frames(data: bytes, frames: dict[int, Frame]) -> None:
             frame.key_id, frame.number, frame.length, frame.blocks,
         ):  # fmt: skip
             raise CorruptError("the map names a frame that is not there")
-        if hashlib.sha256(memoryview(data)[offset : offset + frame.length]).digest() != frame.sha256:
+        if digest_sealed(memoryview(data)[offset : offset + frame.length]) != frame.digest:
             raise CorruptError("a frame does not have the digest its map states")
 
 

@@ -86,6 +86,8 @@ def remember_commit(state: Path, site: str, image: str, digest: str) -> None:
     """Note what was committed where, to notice a site that shows less the next time."""
     folder = state / "sites"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for torn in folder.glob(f".{site}.json.*.new"):  # of a run that was killed here
+        torn.unlink(missing_ok=True)
     replace(folder / f"{site}.json", msgspec.json.encode(_Seen(image, digest)))
 
 

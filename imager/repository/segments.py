@@ -84,7 +84,7 @@ class SegmentBuilder:
         assert frame.pack is not None, "a frame must have its pack before it is mapped"  # noqa: S101
         pack = self._packs.setdefault(frame.pack, len(self._packs))
         key = self._keys.setdefault(frame.key_id, len(self._keys))
-        self._frame_rows += _FRAME.pack(pack, key, frame.number, frame.offset, frame.length, frame.blocks, frame.sha256)
+        self._frame_rows += _FRAME.pack(pack, key, frame.number, frame.offset, frame.length, frame.blocks, frame.digest)
         self._held.append(frame)
         self._frames[id(frame)] = len(self._held) - 1
         return len(self._held) - 1
@@ -131,14 +131,14 @@ class Segment:
         known = self._frames[index]
         if known is not None:
             return known
-        pack, key, number, offset, length, blocks, sha256 = _FRAME.unpack_from(
+        pack, key, number, offset, length, blocks, digest = _FRAME.unpack_from(
             self._data, self._frames_at + index * _FRAME.size
         )
         if pack >= len(self.packs) or key >= len(self.keys) or not 1 <= blocks <= FRAME_BLOCKS:
             raise FormatError("a frame in a map segment is wrong")
         if not 0 < length <= SEALED_MAX or offset + length > self.packs[pack].size_bytes:
             raise FormatError("a frame in a map segment does not lie within its pack")
-        made = self._frames[index] = Frame(self.keys[key], number, blocks, length, sha256, offset, self.packs[pack])
+        made = self._frames[index] = Frame(self.keys[key], number, blocks, length, digest, offset, self.packs[pack])
         return made
 
     def frames(self) -> Iterator[Frame]:
