@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import platform
 import shutil
 import subprocess
@@ -110,6 +111,12 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("build"))
     parser.add_argument("--no-memory", action="store_true", help="leave the 16 TiB disk out")
     given = parser.parse_args()
+    busy = os.getloadavg()[0]
+    if busy > 0.5:
+        print(
+            f"warning: the machine is busy (load {busy:.1f}); refloat yields to other work and will look slow",
+            flush=True,
+        )
     folder = given.dir.resolve()
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
