@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 
 import core
-from core.errors import RefloatError, SiteError
+from core.errors import ObjectMissingError, RefloatError, SiteError
 from core.layout import Layout
 from core.monitor import Monitor, Task
 from core.run import Runner
@@ -328,8 +328,7 @@ class Capture:
                 stored_bytes=self._stored[site.name],
             ),
         )
-        if parent is None:
-            self._put_card(site)
+        self._put_card(site)
         data = seal_envelope("image", manifest, keys.public_key, keys.sign)
         site.repository.put_named(site.repository.image_name(request.image), [data])
         digests[site.name] = digest_of(data)
@@ -344,7 +343,7 @@ class Capture:
         name = site.repository.card_name
         try:
             site.repository.site.stat(name)
-        except RefloatError:
+        except ObjectMissingError:
             site.repository.put_named(name, [seal_envelope("server", card, keys.public_key, keys.sign)])
 
     def _result(self, lineage: Lineage, site: SiteState, digests: dict[str, str]) -> SiteResult:

@@ -20,10 +20,12 @@ from imager.spans import BLOCK_BYTES
 
 VERSION = 1
 MANIFEST_MAX = 64 << 20
+CARD_MAX = 4 << 10
 _SEALED_MAX = 64 << 10
 TIME = re.compile(r"\d{8}T\d{6}Z")
 SERVER_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 _VOLUME_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,119}")
+_HEX_ID = re.compile(rf"[0-9a-f]{{{2 * ID_BYTES}}}")
 _HEX_DIGEST = re.compile(r"[0-9a-f]{64}")
 _LAYERS_MAX = 256
 _T = TypeVar("_T")
@@ -187,7 +189,10 @@ def decode_manifest(data: bytes, *, image: str, pin: str | None) -> tuple[Manife
 def decode_server_card(data: bytes, pin: str | None) -> tuple[ServerCard, str]:
     """`server.json` and its signer's fingerprint. Raises as `open_envelope`."""
     text, signer = open_envelope("server", data, pin)
-    return _decode_body(text, ServerCard), signer
+    card = _decode_body(text, ServerCard)
+    if SERVER_NAME.fullmatch(card.name) is None or _HEX_ID.fullmatch(card.id) is None or len(card.created_at) > 40:
+        raise FormatError("a server's card has an impossible name, id or time")
+    return card, signer
 
 
 def volume_ids(specs: tuple[VolumeSpec, ...]) -> dict[str, int]:
@@ -229,7 +234,7 @@ def _need(condition: bool, what: str) -> None:
 
 def _check(manifest: Manifest) -> None:
     _need(SERVER_NAME.fullmatch(manifest.server.name) is not None, "server name")
-    _need(re.fullmatch(rf"[0-9a-f]{{{2 * ID_BYTES}}}", manifest.server.id) is not None, "server id")
+    _need(_HEX_ID.fullmatch(manifest.server.id) is not None, "server id")
     _need(TIME.fullmatch(manifest.image) is not None, "image time")
     _need(manifest.state in ("complete", "damaged"), "state")
     _need(len(manifest.note) <= 4096, "note")
@@ -240,7 +245,7 @@ def _check(manifest: Manifest) -> None:
         len(manifest.digest_key) <= _SEALED_MAX and all(len(each) <= _SEALED_MAX for each in manifest.keys.values()),
         "keys",
     )
-    _need(all(re.fullmatch(rf"[0-9a-f]{{{2 * ID_BYTES}}}", each) for each in manifest.keys), "key ids")
+    _need(all(_HEX_ID.fullmatch(each) for each in manifest.keys), "key ids")
     _check_volumes(manifest)
     _need(len(manifest.layers) <= _LAYERS_MAX, "number of layers")
     for layer in manifest.layers:

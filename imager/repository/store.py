@@ -13,6 +13,7 @@ from core.errors import ConfigError, CorruptError, FormatError, ObjectExistsErro
 from core.files import replace
 from imager.repository.frames import PackRef
 from imager.repository.manifest import (
+    CARD_MAX,
     MANIFEST_MAX,
     SERVER_NAME,
     TIME,
@@ -51,7 +52,7 @@ def blamed(site: Site, name: str) -> Iterator[None]:
         yield
     except RefloatError as error:
         if "object" not in error.fields:
-            error.fields.update(site=site.name, object=name)
+            error.fields.update(site=site.name, object=name, problem=error.message)
             error.message = f"{name} at site {site.name}: {error.message}"
         raise
 
@@ -110,7 +111,12 @@ class Repository:
     def card(self, pin: str | None = None) -> tuple[ServerCard, str]:
         """`server.json` and its signer. ObjectMissingError when there is none."""
         with blamed(self.site, self.card_name):
-            return decode_server_card(self.site.get(self.card_name), pin)
+            if self.site.stat(self.card_name).size_bytes > CARD_MAX:
+                raise FormatError("a server's card is too large")
+            card, signer = decode_server_card(self.site.get(self.card_name), pin)
+            if card.name != self.server:
+                raise FormatError(f"the card is of server {card.name}")
+        return card, signer
 
     def segment(self, ref: SegmentRef, server_id: bytes) -> Segment:
         """A map segment, from the cache or the site; its digest and server are checked."""
