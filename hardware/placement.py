@@ -120,10 +120,12 @@ def _fit(slots: list[Partition], end: int) -> list[Partition] | None:
     for giver in givers:
         short = _end(_moved(_resized(slots, sizes), 1)) - end
         wanted = align_down(giver.size_bytes - short, MIB)
-        sizes[giver.number] = min(giver.size_bytes, max(wanted, least_bytes(giver)))
-        placed = _pack(_resized(slots, sizes), end)
-        if placed is not None:
-            return placed
+        # what follows moves in whole MiB, which may swallow some of what is given
+        for size in (wanted, wanted - MIB, wanted - 2 * MIB, 0):
+            sizes[giver.number] = min(giver.size_bytes, max(size, least_bytes(giver)))
+            placed = _pack(_resized(slots, sizes), end)
+            if placed is not None:
+                return placed
     return None
 
 
