@@ -9,6 +9,8 @@ import contextlib
 import fcntl
 import functools
 import os
+import threading
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -16,7 +18,7 @@ from functools import partial
 from pathlib import Path
 
 from appliance.config import Config, SiteConfig
-from core.errors import ConfigError, DamagedError, LockedError, PartialError, RefloatError, SourceError
+from core.errors import ConfigError, DamagedError, LockedError, PartialError, RefloatError, SiteError, SourceError
 from core.layout import Layout, VolumeRole, VolumeSpec, volumes_of
 from core.monitor import Monitor
 from core.run import Runner
@@ -26,7 +28,7 @@ from hardware.uses import uses_of
 from hardware.volume import volume_device
 from imager.keys import ServerKeys
 from imager.repository.capture import Capture, Request, SiteResult
-from imager.repository.journal import load_journals
+from imager.repository.journal import Journal, load_journals
 from imager.repository.lineage import SiteState
 from imager.repository.parents import next_image_name, remember_commit, survey, sweep_cache
 from imager.repository.store import Repository
@@ -35,6 +37,9 @@ from imager.sites.base import Site
 from imager.sites.wrap import Retry
 from imager.source import Source, be_polite
 from imager.usedmap import PROGRAMS
+
+#: A site may have to read the whole map back when the server lost its cache.
+_SURVEY_SECONDS = 600
 
 
 @dataclass(frozen=True)
@@ -105,21 +110,17 @@ def _take(config: Config, keys: ServerKeys, options: ImageOptions, runner: Runne
     cache = state / "maps"
     cache.mkdir(mode=0o700, parents=True, exist_ok=True)
     outcome = ImageOutcome(config.server, "", None, "complete")
-    states: list[SiteState] = []
-    listed: list[str] = []
-    for entry in _chosen(config, options.only):
-        try:
-            repository = Repository(connect(entry), config.server, cache)
-            listed.extend(row.image for row in repository.images())
-            states.append(survey(repository, keys, state, journals, monitor))
-        except RefloatError as error:
-            monitor.warn(f"site {entry.name}: {error.message}")
-            outcome.sites.append(SiteResult(entry.name, "failed", None, error=error))
+    surveyed = _survey(_chosen(config, options.only), config, keys, journals, monitor)
+    for name, answer in surveyed.items():
+        if isinstance(answer, RefloatError):
+            monitor.warn(f"site {name}: {answer.message}")
+            outcome.sites.append(SiteResult(name, "failed", None, error=answer))
+    states = [answer for answer in surveyed.values() if isinstance(answer, SiteState)]
     if not states:
         outcome.raise_for_status()
     sweep_cache(cache, states)
     now = datetime.now(UTC)
-    outcome.image = next_image_name(states, listed, now)
+    outcome.image = next_image_name(states, now)
     with contextlib.ExitStack() as stack:
         sources = _sources(layout, disks, options.live or config.image.live, runner, stack)
         request = Request(
@@ -131,6 +132,32 @@ def _take(config: Config, keys: ServerKeys, options: ImageOptions, runner: Runne
     outcome.sites.extend(done)
     _conclude(outcome, state, monitor)
     return outcome
+
+
+def _survey(
+    entries: Sequence[SiteConfig], config: Config, keys: ServerKeys, journals: Sequence[Journal], monitor: Monitor
+) -> dict[str, SiteState | RefloatError]:
+    """What each site has, asked at once; one that does not answer in time has failed for this run and holds up none."""
+    answers: dict[str, SiteState | RefloatError] = {
+        entry.name: SiteError(f"did not answer within {_SURVEY_SECONDS} s", hint="`refloat check` tells more")
+        for entry in entries
+    }
+
+    def ask(entry: SiteConfig) -> None:
+        try:
+            repository = Repository(connect(entry), config.server, config.state_path / "maps")
+            answers[entry.name] = survey(repository, keys, config.state_path, journals, monitor)
+        except RefloatError as error:
+            answers[entry.name] = error
+
+    # Daemons: a site that hangs for ever must not keep the process from ending.
+    threads = [threading.Thread(target=ask, args=(entry,), name=f"ask {entry.name}", daemon=True) for entry in entries]
+    for thread in threads:
+        thread.start()
+    deadline = time.monotonic() + _SURVEY_SECONDS
+    for thread in threads:
+        thread.join(max(0.0, deadline - time.monotonic()))
+    return dict(answers)
 
 
 def _run_until_all_had_their_turn(

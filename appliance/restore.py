@@ -119,7 +119,7 @@ def _assign(disks: Sequence[str], options: RestoreOptions, inventory: Inventory)
     rest_of = [name for name in wanted if name not in found]
     if len(loose) != len(rest_of):
         raise ConfigError(
-            f"the image has {len(wanted)} disk(s) to restore ({', '.join(wanted)}), {len(options.to)} target(s) are given",
+            f"{len(wanted)} disk(s) to restore ({', '.join(wanted)}), but {len(options.to)} target(s) are given",
             hint="give one --to for each, in this order or as --to DISK=SERIAL; --only restores a part",
         )
     found.update((name, find_device(inventory, text)) for name, text in zip(rest_of, loose, strict=True))

@@ -8,30 +8,48 @@ Keyless, so that a site's own host can run it. Each pack is read once, however m
 from __future__ import annotations
 
 import hashlib
+import threading
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
-from core.errors import CorruptError, ObjectMissingError, RefloatError
+from core.errors import CorruptError, ObjectMissingError, RefloatError, TrustError, VersionError
 from core.monitor import Monitor, Task
 from imager.keys import Identities
 from imager.repository.frames import FRAME_BYTES, Frame, PackRef, digest_sealed
 from imager.repository.manifest import Manifest, SegmentRef
 from imager.repository.packs import frames_of
 from imager.repository.reader import OpenImage
-from imager.repository.segments import DATA, Item, Segment
+from imager.repository.segments import DATA, Item
 from imager.repository.store import Repository, StoredImage, blamed
 from imager.spans import BLOCK_BYTES
+
+_PACKS_KNOWN = 64
+
+#: What is wrong with an object. Any other error (a site that does not answer) ends the verification: it proved nothing.
+_WRONG = (CorruptError, ObjectMissingError, TrustError, VersionError)
 
 
 @dataclass(frozen=True)
 class Damage:
-    """One thing that is not as it must be: the object, what is wrong, and which images need it."""
+    """One thing that is not as it must be: the object, what is wrong, and which images need it (none: server.json)."""
 
     site: str
     object: str
     problem: str
     images: tuple[str, ...]
+
+
+class _Said(NamedTuple):
+    """What a pack, or a map, says of one frame."""
+
+    key_id: bytes
+    number: int
+    blocks: int
+    length: int
+    digest: bytes
 
 
 @dataclass
@@ -62,10 +80,16 @@ class Verify:
         self._repository, self._pins, self._monitor = repository, list(pins), monitor
         self.report = VerifyReport()
         self._images: dict[str, StoredImage] = {}
-        self._users: dict[str, set[str]] = {}
+        self._damage: dict[str, Damage] = {}
+        self._known: OrderedDict[bytes, dict[int, _Said]] = OrderedDict()
+        self._seen: set[bytes] = set()
+        self._lock = threading.Lock()
 
     def run(self, images: Sequence[str] = (), *, threads: int = 4) -> VerifyReport:
-        """Check manifests, then the segments they list, then every byte of every pack those name."""
+        """Check manifests and `server.json`, then the segments they list, then every byte of every pack those name.
+
+        SiteError when the site does not answer.
+        """
         names = list(images) or [row.image for row in self._repository.images()]
         if not names:
             raise ObjectMissingError(
@@ -74,20 +98,25 @@ class Verify:
             )
         for name in names:
             self._load(name)
+        self._check_card()
         self._check_parents()
-        packs: dict[PackRef, set[str]] = {}
-        frames: dict[PackRef, dict[int, Frame]] = {}
-        for segment, users in self._segments():
-            for frame in segment.frames():
-                if frame.pack is not None:
-                    packs.setdefault(frame.pack, set()).update(users)
-                    frames.setdefault(frame.pack, {})[frame.offset] = frame
-        total = sum(ref.size_bytes for ref in packs)
+        sizes = {ref.digest: ref.size_bytes for stored in self._images.values() for ref in _refs(stored.manifest)}
         site = self._repository.site.name
-        with self._monitor.task(f"verify {site}", total) as task, ThreadPoolExecutor(threads, "verify") as pool:
-            jobs = [pool.submit(self._check_pack, ref, frames[ref], users, task) for ref, users in packs.items()]
-            for job in jobs:
-                job.result()
+        with (
+            self._monitor.task(f"verify {site}", sum(sizes.values())) as task,
+            ThreadPoolExecutor(threads, "verify") as pool,
+        ):
+            for ref, all_frames, users in self._segments():
+                packs: dict[PackRef, list[Frame]] = {}
+                for frame in all_frames:
+                    assert frame.pack is not None  # noqa: S101 - frames of a parsed segment have one
+                    packs.setdefault(frame.pack, []).append(frame)
+                # One segment's packs at a time: memory does not grow with the site.
+                jobs = [pool.submit(self._check_pack, pack, frames, users) for pack, frames in packs.items()]
+                for job in jobs:
+                    job.result()
+                task.advance(ref.size_bytes)
+        self.report.packs = len(self._seen)
         return self.report
 
     def deep(self, identities: Identities, monitor: Monitor) -> None:
@@ -99,8 +128,10 @@ class Verify:
                     f"deep {name}", sum(each.spec.size_bytes for each in stored.manifest.volumes)
                 ) as task:
                     self._deep_image(image, task)
-            except CorruptError as error:
-                self._damaged(str(error.fields.get("object", self._repository.image_name(name))), error.message, {name})
+            except _WRONG as error:
+                self._damaged(
+                    str(error.fields.get("object", self._repository.image_name(name))), _problem(error), {name}
+                )
 
     def _deep_image(self, image: OpenImage, task: Task) -> None:
         buffer = memoryview(bytearray(FRAME_BYTES))
@@ -133,9 +164,24 @@ class Verify:
             try:
                 self._images[name] = self._repository.load(name, pin)
                 return
-            except RefloatError as error:
+            except _WRONG as error:
                 failures.append(error)
-        self._damaged(self._repository.image_name(name), failures[0].message, {name})
+        self._damaged(self._repository.image_name(name), _problem(failures[0]), {name})
+
+    def _check_card(self) -> None:
+        """`server.json` is signed by a pinned key, and under the id that this key's images have."""
+        failures: list[RefloatError] = []
+        for pin in self._pins:
+            try:
+                card, signer = self._repository.card(pin)
+            except _WRONG as error:
+                failures.append(error)
+                continue
+            ids = {each.manifest.server.id for each in self._images.values() if each.signer == signer}
+            if ids - {card.id}:
+                self._damaged(self._repository.card_name, "it has another server id than the images", set())
+            return
+        self._damaged(self._repository.card_name, _problem(failures[0]), set())
 
     def _check_parents(self) -> None:
         """An image whose parent is still here must name exactly this parent: history cannot be exchanged."""
@@ -147,7 +193,8 @@ class Verify:
                     self._repository.image_name(name), f"its parent {parent.image} is another one here", {name}
                 )
 
-    def _segments(self) -> Iterator[tuple[Segment, set[str]]]:
+    def _segments(self) -> Iterator[tuple[SegmentRef, list[Frame], set[str]]]:
+        """Every sound segment's frames, and the images that list it."""
         wanted: dict[str, set[str]] = {}
         refs = {}
         for name, stored in self._images.items():
@@ -157,44 +204,77 @@ class Verify:
         for digest, users in wanted.items():
             self.report.segments += 1
             try:
-                segment = self._repository.segment(*refs[digest])
-                for _ in segment.items():
-                    pass
-                yield segment, users
-            except RefloatError as error:
-                self._damaged(self._repository.map_name(digest), error.message, users)
+                frames = self._segment(*refs[digest])
+            except _WRONG as error:
+                self._damaged(self._repository.map_name(digest), _problem(error), users)
+                continue
+            yield refs[digest][0], frames, users
 
-    def _check_pack(self, ref: PackRef, frames: dict[int, Frame], users: set[str], task: Task) -> None:
+    def _segment(self, ref: SegmentRef, server_id: bytes) -> list[Frame]:
+        """All frames of a segment, after every check that it can be put to."""
+        segment = self._repository.segment(ref, server_id)
+        name = self._repository.map_name(ref.digest)
+        with blamed(self._repository.site, name):
+            if self._repository.site.stat(name).size_bytes != ref.size_bytes:
+                raise CorruptError("it is longer than its manifest says")
+            for _ in segment.items():
+                pass
+            return list(segment.frames())
+
+    def _check_pack(self, ref: PackRef, frames: list[Frame], users: set[str]) -> None:
+        """Every byte of a pack, and all that a signed map says of its frames."""
         name = self._repository.pack_name(ref)
         try:
             with blamed(self._repository.site, name):
-                data = self._repository.site.get(name, 0, ref.size_bytes)
-                if self._repository.site.stat(name).size_bytes != ref.size_bytes:
-                    raise CorruptError("it is longer than its map says")
-                if hashlib.sha256(data).digest() != ref.digest:
-                    raise CorruptError("its bytes do not have the digest that names it")
-                _check_frames(data, frames)
+                known = self._known.get(ref.digest) or self._read_pack(ref, name)
+                for frame in frames:
+                    if known.get(frame.offset) != _Said(
+                        frame.key_id, frame.number, frame.blocks, frame.length, frame.digest
+                    ):
+                        raise CorruptError("it does not hold a frame that the map names")
+        except _WRONG as error:
+            self._damaged(name, _problem(error), users)
+        with self._lock:
+            self._seen.add(ref.digest)
+
+    def _read_pack(self, ref: PackRef, name: str) -> dict[int, _Said]:
+        data = self._repository.site.get(name, 0, ref.size_bytes)
+        if self._repository.site.stat(name).size_bytes != ref.size_bytes:
+            raise CorruptError("it is longer than its map says")
+        if hashlib.sha256(data).digest() != ref.digest:
+            raise CorruptError("its bytes do not have the digest that names it")
+        view = memoryview(data)
+        found = {
+            each.offset: _Said(
+                each.key_id,
+                each.number,
+                each.blocks,
+                each.length,
+                digest_sealed(view[each.offset : each.offset + each.length]),
+            )
+            for each in frames_of(view)
+        }
+        with self._lock:
             self.report.read_bytes += len(data)
-        except (CorruptError, ObjectMissingError) as error:
-            self._damaged(name, error.message, users)
-        self.report.packs += 1
-        task.advance(ref.size_bytes)
+            self._known[ref.digest] = found
+            # Neighbouring segments share packs; what is dropped here is read once more if it is needed again.
+            while len(self._known) > _PACKS_KNOWN:
+                self._known.popitem(last=False)
+        return found
 
     def _damaged(self, name: str, problem: str, users: set[str]) -> None:
-        self.report.damage.append(Damage(self._repository.site.name, name, problem, tuple(sorted(users))))
+        with self._lock:
+            known = self._damage.get(name)
+            images = users | set(known.images if known else ())
+            self._damage[name] = Damage(
+                self._repository.site.name, name, known.problem if known else problem, tuple(sorted(images))
+            )
+            self.report.damage = list(self._damage.values())
 
 
-def _check_frames(data: bytes, frames: dict[int, Frame]) -> None:
-    """What the signed map says of each frame is what the pack says and holds."""
-    found = {each.offset: each for each in frames_of(data)}
-    for offset, frame in frames.items():
-        packed = found.get(offset)
-        if packed is None or (packed.key_id, packed.number, packed.length, packed.blocks) != (
-            frame.key_id, frame.number, frame.length, frame.blocks,
-        ):  # fmt: skip
-            raise CorruptError("the map names a frame that is not there")
-        if digest_sealed(memoryview(data)[offset : offset + frame.length]) != frame.digest:
-            raise CorruptError("a frame does not have the digest its map states")
+def _problem(error: RefloatError) -> str:
+    """What is wrong, without the object's name, which the report gives beside it."""
+    return str(error.fields.get("problem", error.message))
 
 
 def _refs(manifest: Manifest) -> Iterator[SegmentRef]:

@@ -51,8 +51,8 @@ from hardware.plan import plan_as_dict
 @click.option("--no-read-back", is_flag=True, help="Trust the disk: do not read back what was written.")
 @click.option("--from", "sites", multiple=True, metavar="SITE", help="Take it from this site only.")
 def restore(
-    context: Context, image: str, to: tuple[str, ...], only_plan: bool, confirmed: tuple[str, ...], only: tuple[str, ...],
-    grow: str, unused: str, scratch: Path | None, no_read_back: bool, sites: tuple[str, ...],
+    context: Context, image: str, to: tuple[str, ...], only_plan: bool, confirmed: tuple[str, ...],
+    only: tuple[str, ...], grow: str, unused: str, scratch: Path | None, no_read_back: bool, sites: tuple[str, ...],
 ) -> None:  # fmt: skip
     """Put IMAGE back onto disks: plan, confirm, write, read back.
 

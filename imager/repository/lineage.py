@@ -31,6 +31,7 @@ class SiteState:
     repository: Repository
     parent: StoredImage | None
     journals: list[tuple[Journal, frozenset[str]]] = field(default_factory=list)
+    images: tuple[str, ...] = ()
 
     def same_lineage(self) -> object:
         """Sites for which this is equal are fed alike."""

@@ -47,7 +47,7 @@ def survey(
         packs = frozenset(ref.hex for ref in journal.refs(site) if repository.has_pack(ref))
         if packs:
             found.append((journal, packs))
-    return SiteState(site, repository, parent, found)
+    return SiteState(site, repository, parent, found, tuple(names))
 
 
 def _newest_usable(
@@ -72,10 +72,10 @@ def _newest_usable(
     return None
 
 
-def next_image_name(states: Sequence[SiteState], listed: Sequence[str], now: datetime) -> str:
+def next_image_name(states: Sequence[SiteState], now: datetime) -> str:
     """A name for the image: the time, but later than every image known, so that a clock that jumped back does no
     harm."""
-    newest = max([*listed, *(state.parent.manifest.image for state in states if state.parent)], default="")
+    newest = max((image for state in states for image in state.images), default="")
     name = now.astimezone(UTC).strftime(_FORMAT)
     if name > newest:
         return name

@@ -84,11 +84,10 @@ class Rig:
             path.unlink()
         states = [survey(self.repository(site), self.keys, self.state, journals, monitor) for site in chosen]
         sweep_cache(self.cache, states)
-        listed = [row.image for site in chosen for row in self.repository(site).images()]
         layout = self.layout(disks)
         request = Request(
             keys=self.keys, recipients=(self.recipient,), layout=layout, sources=sources or self.sources(layout),
-            image=next_image_name(states, listed, now), taken_at=now, state=self.state, pack_bytes=self.pack_bytes,
+            image=next_image_name(states, now), taken_at=now, state=self.state, pack_bytes=self.pack_bytes,
             level=1, threads=2,
         )  # fmt: skip
         try:
