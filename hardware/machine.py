@@ -142,7 +142,8 @@ _JUNK = re.compile(
 def _sound(text: str) -> str:
     """The text, or nothing when it is one of the fillers that vendors put where an identifier belongs."""
     text = " ".join(text.split())
-    return "" if _JUNK.fullmatch(text) else text
+    # a leading slash could pass for the path of another device
+    return "" if _JUNK.fullmatch(text) or text.startswith("/") else text
 
 
 def is_junk(text: str) -> bool:
