@@ -127,11 +127,10 @@ def partition_nodes(rdev: tuple[int, int]) -> dict[int, tuple[tuple[int, int], i
     """
     found = {}
     for entry in sys_folder(rdev).iterdir():
-        number = read_sys(entry / "partition") if entry.is_dir() and not entry.is_symlink() else ""
-        if number:
-            major, minor = read_sys(entry / "dev").split(":")
-            place = int(read_sys(entry / "start")) * 512, int(read_sys(entry / "size")) * 512
-            found[int(number)] = ((int(major), int(minor)), *place)
+        texts = [read_sys(entry / name) for name in ("partition", "dev", "start", "size")] if entry.is_dir() else [""]
+        if all(texts):  # one that is just being removed has some of them no more
+            major, minor = texts[1].split(":")
+            found[int(texts[0])] = ((int(major), int(minor)), int(texts[2]) * 512, int(texts[3]) * 512)
     return found
 
 

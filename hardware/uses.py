@@ -55,15 +55,15 @@ def uses_of(path: str) -> tuple[Use, ...]:
     `start_bytes` of a Use is the offset on `path` of the partition concerned, 0 for all of it, None when not known.
     """
     facts = facts_of(path)
-    world = _world()
-    if facts.is_file:
-        return tuple(_dedupe(_file_uses(facts, world)))
-    assert facts.rdev is not None  # noqa: S101 - not a file
-    return tuple(_dedupe(_device_uses(facts.rdev, 0, world, set(), partitions=True)))
-
-
-def _dedupe(uses: Iterator[Use]) -> list[Use]:
-    return list(dict.fromkeys(uses))
+    try:
+        world = _world()
+        if facts.rdev is None:
+            found = _file_uses(facts, world)
+        else:
+            found = _device_uses(facts.rdev, 0, world, set(), partitions=True)
+        return tuple(dict.fromkeys(found))
+    except OSError as error:  # something went away while it was looked at
+        raise SourceError(f"cannot tell what uses {path}: {error}", hint="are /proc and /sys mounted?") from error
 
 
 def _device_uses(
@@ -94,7 +94,7 @@ def _device_uses(
 def _stacked(rdev: Numbers, start: int | None, world: _World, seen: set[Numbers]) -> Iterator[Use]:
     holders = sys_folder(rdev) / "holders"
     for holder in sorted(holders.iterdir()) if holders.exists() else ():
-        upper = _numbers(read_sys(holder / "dev"))
+        upper = _numbers(read_sys(holder / "dev") or "0:0")
         yield Use(
             kind=UseKind.HOLDER,
             device=f"/dev/{_name(rdev)}",
@@ -150,12 +150,9 @@ def _written_by_another(path: str) -> bool:
 
 
 def _world() -> _World:
-    try:
-        mountinfo = Path("/proc/self/mountinfo").read_text("utf-8", "surrogateescape")
-        swaps = Path("/proc/swaps").read_text("utf-8", "surrogateescape")
-        loops = [loop for folder in sorted(Path("/sys/block").glob("loop*")) if (loop := _loop(folder))]
-    except OSError as error:
-        raise SourceError(f"cannot tell what is in use: {error}", hint="are /proc and /sys mounted?") from error
+    mountinfo = Path("/proc/self/mountinfo").read_text("utf-8", "surrogateescape")
+    swaps = Path("/proc/swaps").read_text("utf-8", "surrogateescape")
+    loops = [loop for folder in sorted(Path("/sys/block").glob("loop*")) if (loop := _loop(folder))]
     return _World(parse_mountinfo(mountinfo), _swap_devices(swaps), loops)
 
 
@@ -198,7 +195,7 @@ def _btrfs_members(source: str) -> set[Numbers]:
     """All devices of a mounted btrfs of several: /sys/fs/btrfs/UUID/devices holds a link for each."""
     own = _device_numbers(source)
     for folder in Path("/sys/fs/btrfs").glob("*/devices"):
-        members = {_numbers(read_sys(link / "dev")) for link in folder.iterdir()}
+        members = {_numbers(read_sys(link / "dev") or "0:0") for link in folder.iterdir()}
         if own & members:
             return members
     return own
@@ -210,8 +207,8 @@ def _swap_devices(text: str) -> dict[Numbers, str]:
 
 
 def _loop(folder: Path) -> _Loop | None:
-    backing = read_sys(folder / "loop/backing_file")
-    if not backing:
+    backing, offset = read_sys(folder / "loop/backing_file"), read_sys(folder / "loop/offset")
+    if not backing or not offset:  # detached, perhaps just now
         return None
     disk, file = None, None
     try:
@@ -224,7 +221,7 @@ def _loop(folder: Path) -> _Loop | None:
         pass  # deleted, or in another mount namespace: then it is nothing that a path here can name
     rdev = _numbers(read_sys(folder / "dev"))
     writable = read_sys(folder / "ro") == "0"
-    return _Loop(f"/dev/{folder.name}", rdev, int(read_sys(folder / "loop/offset")), writable, file, disk)
+    return _Loop(f"/dev/{folder.name}", rdev, int(offset), writable, file, disk)
 
 
 def _numbers(text: str) -> Numbers:

@@ -15,10 +15,9 @@ import pytest
 
 from core.layout import Layout
 from hardware.actions import WriteTable
-from hardware.draft import PlanOptions
 from hardware.machine import Inventory, find_device, tokens
-from hardware.plan import describe, make_plan
-from tests.hardware.test_plan import check_accepted
+from hardware.plan import PlanOptions, describe, make_plan
+from tests.hardware.planning import check_accepted
 
 FOLDER = Path(__file__).parent.parent / "machines"
 MACHINES = {path.stem: json.loads(path.read_text("utf-8")) for path in sorted(FOLDER.glob("*.json"))}
