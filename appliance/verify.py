@@ -7,7 +7,6 @@ Keyless, so that a site's own host can run it. Each pack is read once, however m
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
@@ -18,7 +17,7 @@ from typing import NamedTuple
 from core.errors import CorruptError, ObjectMissingError, RefloatError, TrustError, VersionError
 from core.monitor import Monitor, Task
 from imager.keys import Identities
-from imager.repository.frames import FRAME_BYTES, Frame, PackRef, digest_sealed
+from imager.repository.frames import FRAME_BYTES, Frame, PackRef, digest_bytes
 from imager.repository.manifest import Manifest, SegmentRef
 from imager.repository.packs import frames_of
 from imager.repository.reader import OpenImage
@@ -241,7 +240,7 @@ class Verify:
         data = self._repository.site.get(name, 0, ref.size_bytes)
         if self._repository.site.stat(name).size_bytes != ref.size_bytes:
             raise CorruptError("it is longer than its map says")
-        if hashlib.sha256(data).digest() != ref.digest:
+        if digest_bytes(data) != ref.digest:
             raise CorruptError("its bytes do not have the digest that names it")
         view = memoryview(data)
         found = {
@@ -250,7 +249,7 @@ class Verify:
                 each.number,
                 each.blocks,
                 each.length,
-                digest_sealed(view[each.offset : each.offset + each.length]),
+                digest_bytes(view[each.offset : each.offset + each.length]),
             )
             for each in frames_of(view)
         }

@@ -30,7 +30,7 @@ SEALED_MAX = FRAME_BYTES + (FRAME_BYTES >> 8) + 1024
 
 @dataclass(frozen=True, slots=True)
 class PackRef:
-    """A pack by name (32-byte SHA-256) and size."""
+    """A pack by name (its 32-byte digest) and size."""
 
     digest: bytes
     size_bytes: int
@@ -42,7 +42,7 @@ class PackRef:
 
 @dataclass(slots=True, eq=False)
 class Frame:
-    """A sealed frame and where it lies. `digest` is `digest_sealed` of its sealed bytes; `pack` is None until the pack
+    """A sealed frame and where it lies. `digest` is `digest_bytes` of its sealed bytes; `pack` is None until the pack
     is complete and has its name."""
 
     key_id: bytes
@@ -61,9 +61,9 @@ def digest_block(key: bytes, block: memoryview | bytes, volume: int, number: int
     return hasher.digest()
 
 
-def digest_sealed(sealed: bytes | memoryview) -> bytes:
-    """What a map states of a frame, for proofs without keys: plain BLAKE3, a third of SHA-256's cost."""
-    return blake3(sealed).digest()
+def digest_bytes(data: bytes | memoryview) -> bytes:
+    """The digest of an object or of a sealed frame, for proofs without keys: plain BLAKE3."""
+    return blake3(data).digest()
 
 
 def compressor(level: int) -> zstandard.ZstdCompressor:

@@ -1,14 +1,13 @@
-"""Packs: immutable objects full of sealed frames, named by the SHA-256 of all their bytes (`docs/format.md`, Pack)."""
+"""Packs: immutable objects full of sealed frames, named by the digest of all their bytes (`docs/format.md`, Pack)."""
 
 from __future__ import annotations
 
-import hashlib
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from core.errors import FormatError, VersionError
-from imager.repository.frames import FRAME_BLOCKS, SEALED_MAX, Frame, PackRef
+from imager.repository.frames import FRAME_BLOCKS, SEALED_MAX, Frame, PackRef, digest_bytes
 
 MAGIC = b"REFLPACK"
 FRAME_MAGIC = b"RFRM"
@@ -56,7 +55,7 @@ class PackBuilder:
 
     def finish(self) -> PackRef:
         """Name the pack, and tell its frames where they lie."""
-        ref = PackRef(hashlib.sha256(self._buffer[: self.size]).digest(), self.size)
+        ref = PackRef(digest_bytes(self._buffer[: self.size]), self.size)
         for frame in self.frames:
             frame.pack = ref
         return ref

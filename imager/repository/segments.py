@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import struct
 from collections.abc import Iterator
 from typing import NamedTuple
 
 from core.errors import FormatError, VersionError
 from imager.keys import ID_BYTES
-from imager.repository.frames import FRAME_BLOCKS, SEALED_MAX, Frame, PackRef
+from imager.repository.frames import FRAME_BLOCKS, SEALED_MAX, Frame, PackRef, digest_bytes
 from imager.repository.packs import PACK_MAX
 
 MAGIC = b"REFLMAP\0"
@@ -185,8 +184,8 @@ class Segment:
 
 
 def digest_of(data: bytes | memoryview) -> str:
-    """An object's name: the hex SHA-256 of its bytes."""
-    return hashlib.sha256(data).hexdigest()
+    """An object's name: the hex digest of its bytes."""
+    return digest_bytes(data).hex()
 
 
 def cut(item: Item) -> Iterator[Item]:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from blake3 import blake3
+
 from core.errors import ConfigError, CorruptError, FormatError, ObjectExistsError, ObjectMissingError, RefloatError
 from core.files import replace
-from imager.repository.frames import PackRef
+from imager.repository.frames import PackRef, digest_bytes
 from imager.repository.manifest import (
     CARD_MAX,
     MANIFEST_MAX,
@@ -176,10 +177,10 @@ class Repository:
         return True
 
     def _must_equal(self, name: str, body: list[Buffer]) -> None:
-        ours, theirs = hashlib.sha256(), hashlib.sha256(self.site.get(name))
+        ours = blake3()
         for part in body:
             ours.update(part)
-        if ours.digest() != theirs.digest():
+        if ours.digest() != digest_bytes(self.site.get(name)):
             raise CorruptError("an object of this name holds other bytes", object=name, site=self.site.name)
 
     def has_pack(self, ref: PackRef) -> bool:

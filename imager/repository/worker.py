@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from imager.keys import DataKey
-from imager.repository.frames import FRAME_BYTES, Frame, Sealer, digest_block, digest_sealed, is_zero
+from imager.repository.frames import FRAME_BYTES, Frame, Sealer, digest_block, digest_bytes, is_zero
 from imager.repository.segments import DATA, Item
 from imager.source import Reader
 from imager.spans import BLOCK_BYTES, PAGE_BYTES, PAGES, Span
@@ -88,7 +88,7 @@ class Workshop:
                 ]
         number = next(self._numbers)
         sealed = sealer.seal(number, plain)
-        frame = Frame(self._key.key_id, number, len(places), len(sealed), digest_sealed(sealed))
+        frame = Frame(self._key.key_id, number, len(places), len(sealed), digest_bytes(sealed))
         return SealedFrame(need, tuple(places), frame, sealed)
 
 
