@@ -4,13 +4,14 @@ has them."""
 from __future__ import annotations
 
 import base64
+import contextlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
-from core.errors import FormatError, RefloatError, SiteError
+from core.errors import CorruptError, FormatError, RefloatError, SiteError
 from imager.keys import ID_BYTES, Identities
-from imager.repository.frames import Opener, PackRef, digest_block
+from imager.repository.frames import Frame, Opener, PackRef, digest_block
 from imager.repository.layers import clip, stack
 from imager.repository.manifest import SegmentRef, Volume
 from imager.repository.segments import Item, Segment
@@ -95,6 +96,21 @@ class OpenImage:
                 return site.site.get(name, offset, length)
 
         return self._from_any(get)
+
+    def plain(self, frame: Frame, sealed: bytes | memoryview, into: memoryview) -> memoryview:
+        """A frame opened into `into` (see Opener.open). Where `sealed` proves wrong it is fetched again, from each site
+        in turn; the error of the first is raised when none has it right."""
+        with contextlib.suppress(CorruptError):
+            return self.opener.open(frame, sealed, into)
+        assert frame.pack is not None  # noqa: S101 - frames of a parsed segment have one
+        pack = frame.pack
+
+        def again(site: Repository) -> memoryview:
+            name = site.pack_name(pack)
+            with blamed(site.site, name):
+                return self.opener.open(frame, site.site.get(name, frame.offset, frame.length), into)
+
+        return self._from_any(again)
 
     def _from_any(self, get: Callable[[Repository], _T]) -> _T:
         first: RefloatError | None = None

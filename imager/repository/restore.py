@@ -240,13 +240,7 @@ class Restore:
 
     def _place_frame(self, pack: PackRef, frame: Frame, items: list[Item], sealed: memoryview) -> None:
         plain, scratch = self._buffers()
-        try:
-            self._image.opener.open(frame, sealed, plain)
-        except CorruptError as error:
-            site = self._image.sites[0]
-            error.fields.update(site=site.site.name, object=site.pack_name(pack))
-            error.message = f"{site.pack_name(pack)} at site {site.site.name}: {error.message}"
-            raise
+        self._image.plain(frame, sealed, plain)
         for run in _neighbours(items, same_frame=True):
             start = run[0].slot * BLOCK_BYTES
             for item in run:
@@ -255,7 +249,8 @@ class Restore:
                     raise CorruptError(
                         f"block {item.block} of the image does not have the digest its map states",
                         hint="take the image from the other site",
-                        object=pack.hex,
+                        object=self._image.sites[0].pack_name(pack),
+                        site=self._image.sites[0].site.name,
                     )
             place = self._places[run[0].volume]
             length = (len(run) - 1) * BLOCK_BYTES + place.length(run[-1].block)

@@ -109,4 +109,4 @@ class ImageView:
     def _open(self, frame: Frame) -> bytes:
         assert frame.pack is not None  # noqa: S101 - frames of a parsed segment have one
         sealed = self.image.fetch(frame.pack, frame.offset, frame.length)
-        return bytes(self.image.opener.open(frame, sealed, memoryview(bytearray(FRAME_BYTES))))
+        return bytes(self.image.plain(frame, sealed, memoryview(bytearray(FRAME_BYTES))))
