@@ -73,13 +73,17 @@ def _newest_usable(
 
 
 def next_image_name(states: Sequence[SiteState], now: datetime) -> str:
-    """A name for the image: the time, but later than every image known, so that a clock that jumped back does no
-    harm."""
-    newest = max((image for state in states for image in state.images), default="")
+    """A name for the image: the time, but later than every parent, so that a clock that jumped back does no harm.
+
+    Of names that a site only lists, none is taken twice; that they come later says nothing, for a site can list any.
+    """
+    newest = max((state.parent.manifest.image for state in states if state.parent), default="")
+    listed = {image for state in states for image in state.images}
     name = now.astimezone(UTC).strftime(_FORMAT)
-    if name > newest:
-        return name
-    return (datetime.strptime(newest, _FORMAT).replace(tzinfo=UTC) + timedelta(seconds=1)).strftime(_FORMAT)
+    while name <= newest or name in listed:
+        after = datetime.strptime(max(name, newest), _FORMAT).replace(tzinfo=UTC) + timedelta(seconds=1)
+        name = after.strftime(_FORMAT)
+    return name
 
 
 def remember_commit(state: Path, site: str, image: str, digest: str) -> None:
