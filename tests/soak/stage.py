@@ -131,6 +131,18 @@ class Stage:
         run.run(threads=2)
         return run
 
+    def needed(self, site: str) -> set[str]:
+        """Names of all objects that some image at the site rests on. (Layers that were merged leave others.)"""
+        repository = self.repository(site)
+        found = {repository.card_name}
+        for image in self.images(site):
+            found.add(repository.image_name(image))
+            manifest = repository.load(image, self.keys.fingerprint).manifest
+            for ref in (ref for layer in manifest.layers for ref in layer):
+                found.add(repository.map_name(ref.digest))
+                found |= {repository.pack_name(pack) for pack in repository.segment(ref, manifest.server_id).packs}
+        return found
+
     def check_past(self, scratch: Path) -> None:
         """Every listed image is one we know, proves intact without keys, and restores bit by bit."""
         for site in SITES:
