@@ -48,6 +48,7 @@ class RestoreOptions:
     unused: str = "keep"
     read_back: bool = True
     scratch: Path | None = None
+    overwrite_unseen: bool = False
 
 
 @dataclass
@@ -88,7 +89,13 @@ def plan_restore(image: OpenImage, options: RestoreOptions, runner: Runner) -> R
     plan = make_plan(
         layout,
         targets,
-        PlanOptions(only=frozenset(options.only), grow=options.grow, unused=options.unused, present=present),
+        PlanOptions(
+            only=frozenset(options.only),
+            grow=options.grow,
+            unused=options.unused,
+            present=present,
+            overwrite_unseen=options.overwrite_unseen,
+        ),
     )
     named = tokens(inventory)
     return Restoration(

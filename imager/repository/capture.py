@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import os
+import sys
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -49,6 +50,7 @@ from imager.usedmap import UsedMap, used_map, why_whole
 
 #: Buffers beyond those that open packs hold: one being filled, the rest on their way.
 _POOL_BUFFERS = 4
+_SWITCH_SECONDS = 0.0005
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,9 @@ class Capture:
     def run(self) -> list[SiteResult]:
         """Image everything. Raises what concerns all sites (a source that cannot be read, a map that turns out void);
         what concerns one site is in its result. Nothing is committed when this raises."""
+        # While this thread keeps the books, the workers need the GIL for microseconds, often: let them have it soon.
+        interval = sys.getswitchinterval()
+        sys.setswitchinterval(_SWITCH_SECONDS)
         try:
             self._read_everything()
             for need in list(self._packs):
@@ -126,6 +131,7 @@ class Capture:
                 feed.detached = True
             raise
         finally:
+            sys.setswitchinterval(interval)
             for feed in self._feeds.values():
                 feed.finish()
             self._journal.close()
