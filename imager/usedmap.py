@@ -85,11 +85,13 @@ def _vfat(path: str, runner: Runner) -> str | None:
 
 
 def _ntfs(path: str, runner: Runner) -> str | None:
-    # ntfs-3g.probe(8): 0 only when the volume could be mounted for writing, so neither dirty nor hibernated.
-    code = runner.run(
-        ["ntfs-3g.probe", "--readwrite", path], purpose=f"see whether {path} is clean", ok=range(256)
-    ).code
-    return None if code == 0 else "it is hibernated or was not unmounted cleanly"
+    # ntfs-3g.probe(8): 0 only when the volume could be mounted for writing, so not hibernated. It does not mind the
+    # dirty flag, which partclone refuses; ntfsinfo does (utils_mount_volume in ntfsprogs).
+    purpose = f"see whether {path} is clean"
+    probed = runner.run(["ntfs-3g.probe", "--readwrite", path], purpose=purpose, ok=range(256)).code
+    if probed or runner.run(["ntfsinfo", "-m", path], purpose=purpose, ok=range(256)).code:
+        return "it is hibernated or was not unmounted cleanly"
+    return None
 
 
 _CHECKS = {"ext2": _ext, "ext3": _ext, "ext4": _ext, "xfs": _xfs, "btrfs": _btrfs, "vfat": _vfat, "ntfs": _ntfs}
