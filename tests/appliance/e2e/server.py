@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pyrage
+
 ROOT = Path(__file__).resolve().parents[3]
 MIB = 1 << 20
 PASSPHRASE = "correct horse battery staple"
@@ -119,16 +121,20 @@ class Server:
         self.configure()
 
     @classmethod
-    def new(cls, place: Path, disks: dict[str, Path], **given: Any) -> Server:
-        """A server with keys and a kit, ready for its first image."""
+    def new(cls, place: Path, disks: dict[str, Path], *, with_kit: bool = False, **given: Any) -> Server:
+        """A server with keys and an identity, ready for its first image; a kit costs seconds (scrypt)."""
         made = cls(place, disks, **given)
         made.ok("keys", "new", "--config", made.config)
-        words = ("--passphrase-file", made.passphrase)
-        kit = made.ok("kit", "new", made.kit, "--config", made.config, *words)
-        made.recipients = kit["recipients"]
+        if with_kit:
+            words = ("--passphrase-file", made.passphrase)
+            made.recipients = made.ok("kit", "new", made.kit, "--config", made.config, *words)["recipients"]
+            opened = made.ok("kit", "open", made.kit, "--show-identity", *words)
+            made.identity.write_text("\n".join(opened["identities"]) + "\n")
+        else:
+            identity = pyrage.x25519.Identity.generate()
+            made.identity.write_text(f"{identity}\n")
+            made.recipients = [str(identity.to_public())]
         made.configure()
-        opened = made.ok("kit", "open", made.kit, "--show-identity", *words)
-        made.identity.write_text("\n".join(opened["identities"]) + "\n")
         return made
 
     def configure(self, extra: str | None = None) -> None:
