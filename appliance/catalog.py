@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from appliance.kit import KitServer
 from appliance.unlock import Unlock
-from core.errors import ConfigError, KeyMissingError, ObjectMissingError, RefloatError, SiteError
+from core.errors import ConfigError, KeyMissingError, ObjectMissingError, RefloatError, SiteError, TrustError
 from core.monitor import Monitor
 from imager.repository.manifest import TIME
 from imager.repository.reader import OpenImage
@@ -80,7 +81,9 @@ class Catalog:
         failures: list[RefloatError] = []
         for pin in self._unlock.trusted(repository.server):
             try:
-                return repository.load(image, pin.fingerprint)
+                stored = repository.load(image, pin.fingerprint)
+                _require_id(stored, pin, repository)
+                return stored
             except RefloatError as error:
                 failures.append(error)
         raise failures[0]
@@ -143,3 +146,15 @@ class Catalog:
             raise KeyMissingError("nothing was given that opens the image", hint="give --kit FILE, or --identity FILE")
         sites, stored = self.find(name)
         return OpenImage(sites, stored, self._unlock.identities)
+
+
+def _require_id(stored: StoredImage, pin: KitServer, repository: Repository) -> None:
+    """A pin is a key and an id: keys may be copied to a clone, which then is another server."""
+    found, name = stored.manifest.server.id, repository.image_name(stored.manifest.image)
+    if found != pin.id:
+        raise TrustError(
+            f"{name} at site {repository.site.name}: it is of the server with id {found}, {pin.id} is pinned",
+            hint="compare `refloat keys show` on the server with the kit; a pin is copied whole, never put together",
+            site=repository.site.name,
+            object=name,
+        )

@@ -82,7 +82,15 @@ class Context:
         if not self.as_json:
             from rich.console import Console
 
-            Console(highlight=False, soft_wrap=True).print(*renderables)
+            Console(highlight=False, soft_wrap=True, emoji=False).print(*renderables)
+
+
+def plain(text: object) -> str:
+    """Text from an image, a disk or a site, to be printed as it stands: no markup, and no control character that could
+    rewrite what the terminal shows (a plan is confirmed by what is read there)."""
+    from rich.markup import escape
+
+    return escape("".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in str(text)))
 
 
 def to_builtins(value: object) -> object:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from appliance.check import Finding, Status
-from appliance.cli.common import Context
+from appliance.cli.common import Context, plain
 
 _MARK = {Status.OK: "[green]ok[/]  ", Status.WARN: "[yellow]warn[/]", Status.FAIL: "[bold red]FAIL[/]"}
 
@@ -18,12 +18,10 @@ def emit_findings(context: Context, findings: Sequence[Finding]) -> None:
 
 
 def _print(context: Context, findings: Sequence[Finding]) -> None:
-    from rich.markup import escape
-
     width = min(max((len(each.subject) for each in findings), default=0), 24)
     for each in findings:
-        context.print(f"{_MARK[each.status]}  {escape(each.subject.ljust(width))}  {escape(each.message)}")
+        context.print(f"{_MARK[each.status]}  {plain(each.subject.ljust(width))}  {plain(each.message)}")
         if each.hint and each.status is not Status.OK:
-            context.print(f"      {' ' * width}  [dim]{escape(each.hint)}[/]")
+            context.print(f"      {' ' * width}  [dim]{plain(each.hint)}[/]")
     counted = Counter(each.status for each in findings)
     context.print(", ".join(f"{counted[status]} {status}" for status in Status))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from appliance.catalog import Catalog, ImageEntry
-from appliance.cli.common import Context, command
+from appliance.cli.common import Context, command, plain
 from core.sizes import format_size
 from imager.repository.manifest import Manifest
 from imager.repository.store import StoredImage
@@ -55,8 +55,8 @@ def _table(context: Context, rows: list[ImageEntry]) -> None:
             manifest.state if manifest else "[red]unreadable[/red]",
             format_size(size) if manifest else "",
             format_size(manifest.totals.changed_bytes) if manifest else "",
-            " ".join(entry.sites),
-            manifest.note if manifest else "; ".join(entry.trouble),
+            plain(" ".join(entry.sites)),
+            plain(manifest.note if manifest else "; ".join(entry.trouble)),
         )
     context.print(table if rows else "no images yet; `refloat image` takes one")
 
@@ -103,14 +103,15 @@ def _page(context: Context, manifest: Manifest) -> None:
     parent = manifest.parent.image if manifest.parent else "none: a full image"
     context.print(f"[bold]{manifest.server.name}/{manifest.image}[/bold]  {manifest.state}  parent {parent}")
     if manifest.note:
-        context.print(f"note: {manifest.note}")
+        context.print(f"note: {plain(manifest.note)}")
     table = Table()
     for column in ("volume", "holds", "size", "read", "method", "unreadable"):
         table.add_column(column, justify="right" if column in ("size", "read") else "left")
     for volume in manifest.volumes:
         spec = volume.spec
         table.add_row(
-            spec.name, f"{spec.content.type or spec.role} {spec.content.label}".strip(), format_size(spec.size_bytes),
+            plain(spec.name), plain(f"{spec.content.type or spec.role} {spec.content.label}".strip()),
+            format_size(spec.size_bytes),
             format_size(volume.used_bytes), volume.method,
             ", ".join(f"{size} B at {at}" for at, size in volume.unreadable),
         )  # fmt: skip

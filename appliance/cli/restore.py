@@ -13,7 +13,7 @@ import click
 import msgspec
 
 from appliance.catalog import Catalog
-from appliance.cli.common import Context, command
+from appliance.cli.common import Context, command, plain
 from appliance.export import export_to_file, export_to_stream
 from appliance.restore import Restoration, RestoreOptions, RestoreReport, apply_restore, confirm, plan_restore
 from core.errors import ConfigError
@@ -48,11 +48,15 @@ from hardware.plan import plan_as_dict
 @click.option(
     "--scratch", type=click.Path(path_type=Path), help="Folder for scratch space when a filesystem must shrink."
 )
+@click.option(
+    "--overwrite-unseen", is_flag=True, help="Also overwrite what nobody can look into for a site (LUKS, LVM, md)."
+)
 @click.option("--no-read-back", is_flag=True, help="Trust the disk: do not read back what was written.")
 @click.option("--from", "sites", multiple=True, metavar="SITE", help="Take it from this site only.")
 def restore(
     context: Context, image: str, to: tuple[str, ...], only_plan: bool, confirmed: tuple[str, ...],
-    only: tuple[str, ...], grow: str, unused: str, scratch: Path | None, no_read_back: bool, sites: tuple[str, ...],
+    only: tuple[str, ...], grow: str, unused: str, scratch: Path | None, overwrite_unseen: bool,
+    no_read_back: bool, sites: tuple[str, ...],
 ) -> None:  # fmt: skip
     """Put IMAGE back onto disks: plan, confirm, write, read back.
 
@@ -65,7 +69,7 @@ def restore(
     """
     runner = SystemRunner()
     opened = Catalog(context.unlock(), context.monitor, sites).open(image)
-    options = RestoreOptions(to, only, grow, unused, not no_read_back, scratch)
+    options = RestoreOptions(to, only, grow, unused, not no_read_back, scratch, overwrite_unseen)
     made = plan_restore(opened, options, runner)
     if only_plan:
         context.emit(_plan_dict(made), lambda: _plan_page(context, made))
@@ -97,19 +101,21 @@ def _plan_dict(made: Restoration) -> dict[str, object]:
 
 def _plan_page(context: Context, made: Restoration) -> None:
     manifest = made.image.manifest
-    context.print(f"[bold]Plan: {manifest.server.name}/{manifest.image}[/bold] (taken {manifest.taken_at})")
+    context.print(f"[bold]Plan: {manifest.server.name}/{manifest.image}[/bold] (taken {plain(manifest.taken_at)})")
     for path, token in made.required.items():
         device = made.inventory.device(path)
         context.print(
-            f"  onto {path}  {format_size(device.size_bytes)}  {device.model}  confirm with: [bold]{token}[/bold]"
+            f"  onto {plain(path)}  {format_size(device.size_bytes)}  {plain(device.model)}  "
+            f"confirm with: [bold]{plain(token)}[/bold]"
         )
     for number, action in enumerate(made.plan.actions, 1):
-        context.print(f"  {number:2}. {action.describe()}")
+        context.print(f"  {number:2}. {plain(action.describe())}")
     for warning in made.plan.warnings:
-        context.print(f"  [yellow]warning[/yellow] {warning}")
+        context.print(f"  [yellow]warning[/yellow] {plain(warning)}")
     for refusal in made.plan.refusals:
         context.print(
-            f"  [red]refused[/red] {refusal.message}" + (f"\n          {refusal.hint}" if refusal.hint else "")
+            f"  [red]refused[/red] {plain(refusal.message)}"
+            + (f"\n          {plain(refusal.hint)}" if refusal.hint else "")
         )
 
 
@@ -121,8 +127,9 @@ def _report_page(context: Context, report: RestoreReport) -> None:
         table.add_column(column, justify="left" if column == "volume" else "right")
     for each in report.volumes:
         table.add_row(
-            each.volume, format_size(each.written_bytes), format_size(each.equal_bytes), format_size(each.zeroed_bytes),
-            f"{format_size(each.unused_bytes)} ({each.unused})", format_size(each.verified_bytes),
+            plain(each.volume), format_size(each.written_bytes), format_size(each.equal_bytes),
+            format_size(each.zeroed_bytes), f"{format_size(each.unused_bytes)} ({each.unused})",
+            format_size(each.verified_bytes),
         )  # fmt: skip
     context.print(table)
 

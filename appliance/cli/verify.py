@@ -6,7 +6,7 @@ import click
 import msgspec
 
 from appliance.catalog import Catalog
-from appliance.cli.common import Context, command
+from appliance.cli.common import Context, command, plain
 from appliance.verify import Verify, VerifyReport
 from core.errors import ConfigError
 from core.sizes import format_size
@@ -62,7 +62,8 @@ def _page(context: Context, report: VerifyReport) -> None:
     )
     for each in report.damage:
         context.print(
-            f"[red]damaged[/red] {each.object} at {each.site}: {each.problem} (images: {', '.join(each.images)})"
+            f"[red]damaged[/red] {plain(each.object)} at {plain(each.site)}: {plain(each.problem)} "
+            f"(images: {', '.join(each.images)})"
         )
     if not report.damage:
         context.print("[green]intact[/green]")
