@@ -137,9 +137,12 @@ class Reader:
 
     def _pread(self, offset: int, buffer: memoryview) -> int:
         place = self._source.offset_bytes + offset
-        aligned = not place % PAGE_BYTES or not place % 512
-        if self._direct is not None and aligned and not len(buffer) % 512:
-            return os.preadv(self._direct, [buffer], place)
+        if self._direct is not None and not place % 512 and not len(buffer) % 512:
+            try:
+                return os.preadv(self._direct, [buffer], place)
+            except OSError as error:
+                if error.errno != errno.EINVAL:  # a tail that is not a multiple of the device's own alignment
+                    raise
         count = os.preadv(self._fd, [buffer], place)
         os.posix_fadvise(self._fd, place, len(buffer), os.POSIX_FADV_DONTNEED)
         return count
@@ -162,7 +165,7 @@ class Reader:
         done = 0
         while done < len(buffer):
             try:
-                count = os.preadv(self._fd, [buffer[done:]], self._source.offset_bytes + offset + done)
+                count = self._pread(offset + done, buffer[done:])
             except OSError as error:
                 if error.errno in _MEDIA_ERRORS:
                     return False

@@ -15,11 +15,11 @@ from collections.abc import Iterator
 
 from core.errors import TargetError, WriteError
 
-_ALIGN = 4096
+_FILE_ALIGN = 4096  # O_DIRECT on a file wants its filesystem's alignment; no filesystem wants more
 _CHUNK = 1 << 20
 _ZERO_BYTES = bytes(_CHUNK)
 _ZEROS = mmap.mmap(-1, _CHUNK)  # page-aligned, for O_DIRECT
-_BLKDISCARD = 0x1277  # linux/fs.h
+_BLKSSZGET, _BLKDISCARD = 0x1268, 0x1277  # linux/fs.h
 _PUNCH = 0x01 | 0x02  # FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE, linux/falloc.h
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
@@ -40,6 +40,7 @@ class Target:
             )
             raise TargetError(f"cannot open target {path}: {error.strerror}", hint=hint) from error
         self._is_file = stat.S_ISREG(os.fstat(self._fd).st_mode)
+        self._align = _FILE_ALIGN if self._is_file else _sector_bytes(self._fd)
         try:
             self._direct: int | None = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_DIRECT)
         except OSError:
@@ -52,8 +53,9 @@ class Target:
             os.close(self._direct)
 
     def _handle(self, place: int, length: int) -> int:
-        aligned = self._direct is not None and not place % _ALIGN and not length % _ALIGN
-        return self._direct if aligned and self._direct is not None else self._fd
+        if self._direct is not None and not place % self._align and not length % self._align:
+            return self._direct
+        return self._fd
 
     def write(self, offset: int, buffer: memoryview) -> None:
         """Write all of a page-aligned buffer at `offset`. WriteError says where it failed."""
@@ -65,7 +67,9 @@ class Target:
                 raise self._failed("written", offset + done, error) from error
 
     def read(self, offset: int, buffer: memoryview) -> None:
-        """Fill a page-aligned buffer from the device itself, not from the page cache, where alignment allows."""
+        """Fill a page-aligned buffer from the device itself: past the page cache, or after what it held was dropped."""
+        if self._handle(offset, len(buffer)) == self._fd:
+            os.posix_fadvise(self._fd, offset, len(buffer), os.POSIX_FADV_DONTNEED)
         done = 0
         while done < len(buffer):
             try:
@@ -144,11 +148,7 @@ class Target:
         )
 
 
-@contextlib.contextmanager
-def target(path: str) -> Iterator[Target]:
-    """A Target for the length of a block."""
-    opened = Target(path)
-    try:
-        yield opened
-    finally:
-        opened.close()
+def _sector_bytes(handle: int) -> int:
+    """Logical sector size of a block device: what O_DIRECT must be aligned to."""
+    (size,) = struct.unpack("i", fcntl.ioctl(handle, _BLKSSZGET, bytes(4)))
+    return int(size)

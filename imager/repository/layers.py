@@ -88,6 +88,19 @@ class Cursor:
         self._next = item
         return found
 
+    def is_all(self, volume: int, start: int, stop: int, kind: int) -> bool:
+        """Whether [start, stop) is runs of this kind and nothing else. As `take`, but in constant memory."""
+        same, at = True, start
+        while at < stop:
+            item = self._next
+            while item is not None and (item.volume, item.block + item.count) <= (volume, at):
+                item = self._next = next(self._items, None)
+            if item is None or item.volume != volume or item.block >= stop:
+                return False
+            same = same and item.kind == kind and item.block <= at
+            at = min(item.end, stop)
+        return same
+
 
 def merge_from(counts: Sequence[int]) -> int:
     """Which layers to merge: all from the returned index on (len − 1: none). `counts` are items per layer, oldest

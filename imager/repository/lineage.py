@@ -133,9 +133,7 @@ class Lineage:
     def idle_changed(self, volume: int, idle: Idle) -> bool:
         """Whether an idle stretch is anything else in what the sites have."""
         kind = UNUSED if idle.unused else ZERO
-        items = self._cursor.take(volume, idle.block, idle.block + idle.count)
-        same = all(item.kind == kind for item in items)
-        return not same or sum(item.count for item in items) != idle.count
+        return not self._cursor.is_all(volume, idle.block, idle.block + idle.count, kind)
 
     def add_idle(self, volume: int, idle: Idle) -> None:
         """Record an idle stretch that changed."""
