@@ -1,4 +1,4 @@
-"""A disk with unreadable sectors: a file behind FUSE that answers EIO for some ranges. Run as a child.
+"""A disk with bad sectors: a file behind FUSE that answers EIO for some ranges. Run as a child.
 
     python -m tests.appliance.e2e.bad_disk FILE FOLDER OFFSET:LENGTH…
 
@@ -18,19 +18,19 @@ import mfusepy
 
 
 class BadDisk(mfusepy.Operations):  # type: ignore[misc]  # mfusepy comes without types
-    """The file, with holes that cannot be read."""
+    """The file, with holes that can be neither read nor written."""
 
     use_ns = True
 
     def __init__(self, path: str, bad: list[tuple[int, int]]) -> None:
-        self._handle, self._bad = os.open(path, os.O_RDONLY), bad
+        self._handle, self._bad = os.open(path, os.O_RDWR), bad
 
     def getattr(self, path: str, fh: int | None = None) -> dict[str, Any]:
         if path == "/":
             return {"st_mode": stat.S_IFDIR | 0o555, "st_nlink": 2}
         if path != "/disk.img":
             raise mfusepy.FuseOSError(errno.ENOENT)
-        return {"st_mode": stat.S_IFREG | 0o444, "st_nlink": 1, "st_size": os.fstat(self._handle).st_size}
+        return {"st_mode": stat.S_IFREG | 0o644, "st_nlink": 1, "st_size": os.fstat(self._handle).st_size}
 
     def readdir(self, path: str, fh: int) -> list[str]:
         return [".", "..", "disk.img"]
@@ -39,9 +39,21 @@ class BadDisk(mfusepy.Operations):  # type: ignore[misc]  # mfusepy comes withou
         return 0
 
     def read(self, path: str, size: int, offset: int, fh: int) -> bytes:
-        if any(at < offset + size and offset < at + length for at, length in self._bad):
+        if self._hit(offset, size):
             raise mfusepy.FuseOSError(errno.EIO)
         return os.pread(self._handle, size, offset)
+
+    def write(self, path: str, data: bytes, offset: int, fh: int) -> int:
+        if self._hit(offset, len(data)):
+            raise mfusepy.FuseOSError(errno.EIO)
+        return os.pwrite(self._handle, data, offset)
+
+    def fsync(self, path: str, datasync: int, fh: int) -> int:
+        os.fsync(self._handle)
+        return 0
+
+    def _hit(self, offset: int, size: int) -> bool:
+        return any(at < offset + size and offset < at + length for at, length in self._bad)
 
 
 def main() -> None:

@@ -8,9 +8,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -97,6 +100,25 @@ class Answer:
         return {each["name"]: each for each in self.value["sites"]}
 
 
+@dataclass(frozen=True)
+class Child:
+    """A run of the program that can be stopped at a moment that a test waits for."""
+
+    process: subprocess.Popen[str]
+
+    def when(self, ready: Callable[[], bool]) -> None:
+        """Stop it (SIGSTOP) as soon as that is true; AssertionError when it ends before."""
+        while not ready():
+            assert self.process.poll() is None, self.process.communicate()
+        self.process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> tuple[int, dict[str, Any]]:
+        """Let it run to its end: exit status and its one object."""
+        self.process.send_signal(signal.SIGCONT)
+        out, _ = self.process.communicate(timeout=120)
+        return self.process.returncode, json.loads(out)
+
+
 @dataclass
 class Server:
     """One server in `place`: `disks` maps names to image files or devices, `sectors` those that are not of 512."""
@@ -169,6 +191,19 @@ class Server:
         (line,) = done.stdout.splitlines()  # exactly one object
         return Answer(done.returncode, done.stdout, done.stderr, json.loads(line))
 
+    @contextlib.contextmanager
+    def started(self, *argv: str | Path) -> Iterator[Child]:
+        """The program, running; killed and reaped when the block is left."""
+        with tempfile.TemporaryFile() as errors:
+            process = subprocess.Popen(
+                self.command(*argv), stdout=subprocess.PIPE, stderr=errors, text=True, env=self.environment()
+            )
+            try:
+                yield Child(process)
+            finally:
+                process.kill()
+                process.communicate()
+
     def ok(self, *argv: str | Path) -> dict[str, Any]:
         """The answer of a run that must succeed."""
         answer = self.run(*argv)
@@ -233,3 +268,28 @@ def token(path: Path) -> str:
     real = os.path.realpath(path)
     with open(real, "rb") as file:
         return f"{real}:{file.seek(0, os.SEEK_END)}"
+
+
+@contextlib.contextmanager
+def bad_disk(path: Path, folder: Path, *ranges: tuple[int, int]) -> Iterator[Path]:
+    """The file again, on a disk that answers EIO in these ranges (offset, length)."""
+    folder.mkdir()
+    rows = [f"{at}:{length}" for at, length in ranges]
+    argv = [sys.executable, "-m", "tests.appliance.e2e.bad_disk", str(path), str(folder), *rows]
+    child = subprocess.Popen(argv, cwd=ROOT, env=ENVIRONMENT)
+    try:
+        wait_until(lambda: folder.is_mount())
+        yield folder / "disk.img"
+    finally:
+        if folder.is_mount():
+            tool("fusermount3", "-u", folder)
+        child.terminate()
+        child.wait(10)
+
+
+def wait_until(ready: Callable[[], bool], seconds: float = 30) -> None:
+    """AssertionError when it does not come true in time."""
+    deadline = time.monotonic() + seconds
+    while not ready():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.01)
