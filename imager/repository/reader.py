@@ -18,6 +18,7 @@ from imager.repository.segments import Item, Segment
 from imager.repository.store import Repository, StoredImage, blamed
 
 _T = TypeVar("_T")
+_HINT = "no site that was asked has it whole: `refloat verify` tells which images are touched; take an older one"
 
 
 class OpenImage:
@@ -121,7 +122,9 @@ class OpenImage:
                 first = first or error
                 if len(self.sites) > 1 and len(self.complaints) < 100:
                     self.complaints.append(error.message)
-        raise first or SiteError("no site holds this image")
+        error = first or SiteError("no site holds this image")
+        error.hint = error.hint or _HINT
+        raise error
 
 
 def _unb64(text: str) -> bytes:

@@ -54,7 +54,8 @@ def blamed(site: Site, name: str) -> Iterator[None]:
     except RefloatError as error:
         if "object" not in error.fields:
             error.fields.update(site=site.name, object=name, problem=error.message)
-            error.message = f"{name} at site {site.name}: {error.message}"
+            if name not in error.message:
+                error.message = f"{name} at site {site.name}: {error.message}"
         raise
 
 
