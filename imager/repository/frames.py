@@ -123,10 +123,10 @@ class Opener:
         except InvalidTag as error:
             raise CorruptError(f"frame {frame.number} does not decrypt: its bytes are not what was sealed") from error
         want = frame.blocks * BLOCK_BYTES
-        if zstandard.frame_content_size(packed) != want:
-            raise CorruptError(f"frame {frame.number} states another size than its map")
         plain = into[:want]
         try:
+            if zstandard.frame_content_size(packed) != want:
+                raise CorruptError(f"frame {frame.number} states another size than its map")
             with self._zstd.stream_reader(packed) as reader:
                 done = 0
                 while done < want:
