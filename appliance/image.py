@@ -30,6 +30,7 @@ from imager.keys import ServerKeys
 from imager.repository.capture import Capture, Request, SiteResult
 from imager.repository.journal import Journal, load_journals
 from imager.repository.lineage import SiteState
+from imager.repository.manifest import NOTE_MAX
 from imager.repository.parents import next_image_name, remember_commit, survey, sweep_cache
 from imager.repository.store import Repository
 from imager.sites import open_site
@@ -91,6 +92,8 @@ def take_image(config: Config, options: ImageOptions, runner: Runner, monitor: M
             f"the keys in {config.state} are of server {keys.name!r}, the configuration is of {config.server!r}",
             hint="a server keeps its name for life; new keys start a new lineage",
         )
+    if len(options.note) > NOTE_MAX:
+        raise ConfigError(f"the note is longer than {NOTE_MAX} characters", hint="keep what is longer in a file")
     be_polite(config.image.nice, config.image.io_class)
     with _only_one(config.state_path):
         return _take(config, keys, options, runner, monitor)

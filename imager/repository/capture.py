@@ -38,6 +38,7 @@ from imager.repository.manifest import (
     ServerRef,
     Totals,
     Volume,
+    decode_manifest,
     seal_envelope,
     volume_ids,
 )
@@ -336,6 +337,7 @@ class Capture:
         )
         self._put_card(site)
         data = seal_envelope("image", manifest, keys.public_key, keys.sign)
+        decode_manifest(data, image=request.image, pin=keys.fingerprint)  # what no reader takes is never committed
         site.repository.put_named(site.repository.image_name(request.image), [data])
         digests[site.name] = digest_of(data)
 

@@ -21,6 +21,8 @@ from imager.spans import BLOCK_BYTES
 VERSION = 1
 MANIFEST_MAX = 64 << 20
 CARD_MAX = 4 << 10
+#: Characters.
+NOTE_MAX = 4096
 _SEALED_MAX = 64 << 10
 TIME = re.compile(r"\d{8}T\d{6}Z")
 SERVER_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
@@ -28,6 +30,7 @@ _VOLUME_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,119}")
 _HEX_ID = re.compile(rf"[0-9a-f]{{{2 * ID_BYTES}}}")
 _HEX_DIGEST = re.compile(r"[0-9a-f]{64}")
 _LAYERS_MAX = 256
+_SECTORS = frozenset(1 << bits for bits in range(9, 17))
 _T = TypeVar("_T")
 
 
@@ -237,7 +240,7 @@ def _check(manifest: Manifest) -> None:
     _need(_HEX_ID.fullmatch(manifest.server.id) is not None, "server id")
     _need(TIME.fullmatch(manifest.image) is not None, "image time")
     _need(manifest.state in ("complete", "damaged"), "state")
-    _need(len(manifest.note) <= 4096, "note")
+    _need(len(manifest.note) <= NOTE_MAX, "note")
     if manifest.parent is not None:
         _need(TIME.fullmatch(manifest.parent.image) is not None and manifest.parent.image < manifest.image, "parent")
         _need(_HEX_DIGEST.fullmatch(manifest.parent.digest) is not None, "parent")
@@ -246,22 +249,41 @@ def _check(manifest: Manifest) -> None:
         "keys",
     )
     _need(all(_HEX_ID.fullmatch(each) for each in manifest.keys), "key ids")
+    _need(_all_natural(manifest.layout) and _all_natural(manifest.totals), "numbers")
+    _check_layout(manifest.layout)
     _check_volumes(manifest)
     _need(len(manifest.layers) <= _LAYERS_MAX, "number of layers")
     for layer in manifest.layers:
         _check_layer(layer)
 
 
+def _all_natural(value: object) -> bool:
+    """Whether every number in a structure is one that 64 bits hold, and not negative."""
+    if isinstance(value, msgspec.Struct):
+        return all(_all_natural(getattr(value, name)) for name in value.__struct_fields__)
+    if isinstance(value, tuple):
+        return all(_all_natural(each) for each in value)
+    return not isinstance(value, int) or 0 <= value < 1 << 64
+
+
+def _check_layout(layout: Layout) -> None:
+    _need(len({disk.name for disk in layout.disks}) == len(layout.disks), "layout (two disks of one name)")
+    for disk in layout.disks:
+        _need(_VOLUME_NAME.fullmatch(disk.name) is not None, "disk name")
+        _need(disk.size_bytes > 0 and disk.sector_bytes in _SECTORS, "disk size")
+        for part in disk.table.partitions if disk.table else ():
+            _need(part.number > 0 and part.size_bytes > 0 and part.end_bytes <= disk.size_bytes, "partition")
+
+
 def _check_volumes(manifest: Manifest) -> None:
     disks = {disk.name: disk for disk in manifest.layout.disks}
-    _need(len(disks) == len(manifest.layout.disks), "layout (two disks of one name)")
-    _need(all(_VOLUME_NAME.fullmatch(name) for name in disks), "disk name")
     ids = {volume.id for volume in manifest.volumes}
     names = {volume.spec.name for volume in manifest.volumes}
     _need(len(ids) == len(names) == len(manifest.volumes), "volume list (a name or id stands twice)")
     for volume in manifest.volumes:
         spec = volume.spec
         _need(_VOLUME_NAME.fullmatch(spec.name) is not None, "volume name")
+        _need(_all_natural(spec) and volume.used_bytes >= 0, "volume numbers")
         _need(0 <= volume.id < 1 << 32 and 0 < spec.size_bytes <= BLOCK_MAX * BLOCK_BYTES, "volume size or id")
         _need(spec.disk in disks and 0 <= spec.offset_bytes, "volume place")
         _need(spec.offset_bytes + spec.size_bytes <= disks[spec.disk].size_bytes, "volume place")
