@@ -54,8 +54,8 @@ test: lint types imports scripts spelling demo ## everything: check, demo, then 
 demo: $(VENV) ## image a disk to two sites, lose it, restore it onto a bigger and a smaller one
 	$(PYTHON) -m tests.demo
 
-soak: $(VENV) ## kill -9 and bit flips at every seeded point
-	REFLOAT_SOAK=full $(PYTEST) -m soak
+soak: $(VENV) ## kill -9 and bit flips at every seeded point, and longer fuzzing
+	REFLOAT_SOAK=full $(PYTEST) -m "soak or fuzz"
 
 bench: $(VENV) ## Refloat against zstd, partclone, restic and borg; BENCH="--size 8G --runs 3"
 	$(PYTHON) -m tests.bench $(BENCH)
