@@ -1,7 +1,7 @@
 """What a partition or bare disk holds: kind, UUID, label, sizes, and how small it could become.
 
-Nothing is kept. Imports `core` and `hardware.{attach,facts,tables}`. The kind must be known (an unreadable range
-raises); details of a filesystem that its own tool refuses stay "not known".
+Nothing is kept. Imports `core` and `hardware.{attach,facts,tables}`. What cannot be read has a kind of its own, so that
+it is never taken for empty; details of a filesystem that its own tool refuses stay "not known".
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from msgspec.structs import replace
 
-from core.errors import ToolError
+from core.errors import SourceError, ToolError
 from core.layout import Content
 from core.run import Runner
 from hardware.attach import attach
@@ -21,12 +21,17 @@ from hardware.tables import Signatures, signatures
 
 #: `Content.type` where blkid sees several things and will not choose: it is imaged whole, as anything unknown is.
 AMBIGUOUS = "ambiguous"
+#: `Content.type` where bad sectors stand in the way: what it holds is not known, and it is imaged whole around them.
+UNREADABLE = "unreadable"
 
 
 def read_content(facts: Facts, offset_bytes: int, size_bytes: int, *, busy: bool, runner: Runner) -> Content:
     """The content of a range. `busy`: it is mounted or otherwise in use, so what is free or how small it could get is
-    left unknown. Raises SourceError when the range cannot be read."""
-    seen = signatures(facts.path, offset_bytes, size_bytes, runner)
+    left unknown. A failing disk is what an image is wanted of: a range that cannot be read is told as UNREADABLE."""
+    try:
+        seen = signatures(facts.path, offset_bytes, size_bytes, runner)
+    except SourceError:
+        return Content(type=UNREADABLE)
     return content_of(facts, offset_bytes, size_bytes, seen, busy=busy, runner=runner)
 
 

@@ -136,18 +136,25 @@ def partition_nodes(rdev: tuple[int, int]) -> dict[int, tuple[tuple[int, int], i
 
 def read_range(path: str, offset: int, length: int) -> bytes:
     """Exactly these bytes. Raises SourceError when they cannot be read: what is unreadable must not look blank."""
+    data = b""
     try:
         handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            data = os.pread(handle, length, offset)
+            # what is read before a bad sector comes short, and only the next read tells the error (read(2))
+            while len(data) < length and (more := os.pread(handle, length - len(data), offset + len(data))):
+                data += more
         finally:
             os.close(handle)
     except OSError as error:
         raise SourceError(
-            f"cannot read {length} bytes at {offset} of {path}: {error.strerror}",
+            f"cannot read {length - len(data)} bytes at {offset + len(data)} of {path}: {error.strerror}",
             hint="the disk may be failing: look at the kernel log",
             path=path,
         ) from error
     if len(data) != length:
-        raise SourceError(f"{path} ends at {offset + len(data)}, before {offset + length}", path=path)
+        raise SourceError(
+            f"{path} ends at {offset + len(data)}, before {offset + length}",
+            hint="it became smaller, or is not the disk that was meant",
+            path=path,
+        )
     return data

@@ -87,7 +87,11 @@ def read_table(facts: Facts, runner: Runner) -> tuple[Table | None, Signatures]:
     is neither blank nor to be trusted.
     """
     if facts.size_bytes < 4 * facts.sector_bytes:
-        raise SourceError(f"{facts.path} is too small to be a disk ({facts.size_bytes} bytes)", path=facts.path)
+        raise SourceError(
+            f"{facts.path} is too small to be a disk ({facts.size_bytes} bytes)",
+            hint="name a disk or an image of one; is there a medium in it?",
+            path=facts.path,
+        )
     with _node(facts, runner) as node:
         seen = signatures(node, 0, facts.size_bytes, runner)
         return _judge(facts, node, seen, runner), seen
