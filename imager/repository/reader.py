@@ -122,9 +122,9 @@ class OpenImage:
                 first = first or error
                 if len(self.sites) > 1 and len(self.complaints) < 100:
                     self.complaints.append(error.message)
-        error = first or SiteError("no site holds this image")
-        error.hint = error.hint or _HINT
-        raise error
+        failure = first or SiteError("no site holds this image")
+        failure.hint = failure.hint or _HINT
+        raise failure
 
 
 def _unb64(text: str) -> bytes:
