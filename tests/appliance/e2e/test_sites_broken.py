@@ -172,7 +172,7 @@ def test_a_pin_is_key_and_id(small: Small, tmp_path: Path) -> None:
     """The right key under another server's id is not the server."""
     shown = small.server.ok("keys", "show", "--config", small.server.config)
     places = [word for name, path in small.server.sites.items() for word in ("--site", f"{name}=file://{path}")]
-    argv = ("show", "web1/latest", "--identity", small.server.identity, *places)
+    argv: tuple[str | Path, ...] = ("show", "web1/latest", "--identity", small.server.identity, *places)
     small.server.ok(*argv, "--server-pin", shown["pin"])
     other = shown["pin"].replace(shown["id"], "00" * 16)
     error = small.server.fails(31, *argv, "--server-pin", other)
