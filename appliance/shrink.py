@@ -10,6 +10,7 @@ import contextlib
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 
 from core.errors import TargetError, ToolError
@@ -49,7 +50,7 @@ def shrunk(
         with served(files, mount_point, runner):
             for name, (size, _) in sizes.items():
                 monitor.step(f"shrinking {name} to {format_size(size)} in a view of the image")
-                _resize(mount_point / name, name, size, runner, files)
+                _resize(mount_point / name, name, size, image.manifest.taken_at, runner, files)
         yield overlays
 
 
@@ -63,11 +64,16 @@ def _need_room(folder: Path, scratch_bytes: int) -> None:
         )
 
 
-def _resize(path: Path, name: str, size_bytes: int, runner: Runner, files: VolumeFiles) -> None:
+def _resize(path: Path, name: str, size_bytes: int, taken_at: str, runner: Runner, files: VolumeFiles) -> None:
+    # The tools stamp the time into superblocks. With the image's own time in its place the same shrink gives the same
+    # bytes, so that a second restore finds nothing to write.
+    moment = int(datetime.strptime(taken_at, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC).timestamp())
+    clock = ["env", f"E2FSPROGS_FAKE_TIME={moment}", f"E2FSCK_TIME={moment}"]
     try:
         # 1: errors were corrected (the view's, not the image's); resize2fs wants a fresh check.
-        runner.run(["e2fsck", "-f", "-p", str(path)], purpose=f"check {name} in the view", ok=(0, 1), timeout=_HOURS)
-        argv = ["resize2fs", str(path), f"{size_bytes // KIB}K"]
+        check = [*clock, "e2fsck", "-f", "-p", str(path)]
+        runner.run(check, purpose=f"check {name} in the view", ok=(0, 1), timeout=_HOURS)
+        argv = [*clock, "resize2fs", str(path), f"{size_bytes // KIB}K"]
         runner.run(argv, purpose=f"shrink {name} in the view", timeout=_HOURS)
     except ToolError as error:
         if files.errors:

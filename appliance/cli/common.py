@@ -82,7 +82,9 @@ class Context:
         if not self.as_json:
             from rich.console import Console
 
-            Console(highlight=False, soft_wrap=True, emoji=False).print(*renderables)
+            # A pipe has no width: nothing must be cut off there.
+            width = None if sys.stdout.isatty() else 200
+            Console(highlight=False, soft_wrap=True, emoji=False, width=width).print(*renderables)
 
 
 def plain(text: object) -> str:
