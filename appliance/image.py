@@ -41,6 +41,8 @@ from imager.usedmap import PROGRAMS
 
 #: A site may have to read the whole map back when the server lost its cache.
 _SURVEY_SECONDS = 600
+#: But once one site is ready, the others have this long: a hanging one must not hold it up.
+_LATE_SECONDS = 60
 
 
 @dataclass(frozen=True)
@@ -142,8 +144,7 @@ def _survey(
 ) -> dict[str, SiteState | RefloatError]:
     """What each site has, asked at once; one that does not answer in time has failed for this run and holds up none."""
     answers: dict[str, SiteState | RefloatError] = {
-        entry.name: SiteError(f"did not answer within {_SURVEY_SECONDS} s", hint="`refloat check` tells more")
-        for entry in entries
+        entry.name: SiteError("did not answer in time", hint="`refloat check` tells more") for entry in entries
     }
 
     def ask(entry: SiteConfig) -> None:
@@ -158,8 +159,10 @@ def _survey(
     for thread in threads:
         thread.start()
     deadline = time.monotonic() + _SURVEY_SECONDS
-    for thread in threads:
-        thread.join(max(0.0, deadline - time.monotonic()))
+    while (waiting := [thread for thread in threads if thread.is_alive()]) and time.monotonic() < deadline:
+        if any(isinstance(answer, SiteState) for answer in list(answers.values())):
+            deadline = min(deadline, time.monotonic() + _LATE_SECONDS)
+        waiting[0].join(0.05)
     return dict(answers)
 
 
