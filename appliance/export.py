@@ -40,7 +40,9 @@ def export_to_file(image: OpenImage, name: str, path: Path, monitor: Monitor) ->
             f"{partial} exists", hint="another export is under way, or one was killed: remove it"
         ) from error
     except OSError as error:
-        raise WriteError(f"cannot create {partial}: {error.strerror}") from error
+        raise WriteError(
+            f"cannot create {partial}: {error.strerror}", hint="name a file in a folder that is there and writable"
+        ) from error
     try:
         if path.exists():
             raise ConfigError(f"{path} exists", hint="name another file, or remove it")

@@ -43,6 +43,11 @@ class VolumeFiles(mfusepy.Operations):  # type: ignore[misc]  # mfusepy comes wi
         self._time = int(time.time() * 1e9)
         self.errors: list[RefloatError] = []
 
+    @property
+    def read_only(self) -> bool:
+        """Whether the kernel refuses every change by itself."""
+        return not self._scratch
+
     def getattr(self, path: str, fh: int | None = None) -> dict[str, Any]:
         times = dict.fromkeys(("st_atime", "st_mtime", "st_ctime"), self._time)
         if path == "/":
@@ -106,7 +111,7 @@ def serve(files: VolumeFiles, folder: Path) -> None:
             warnings.simplefilter("ignore", DeprecationWarning)
             mfusepy.FUSE(
                 files, str(folder), foreground=True, nothreads=True, fsname="refloat", subtype="refloat",
-                default_permissions=True, auto_unmount=True,
+                default_permissions=True, auto_unmount=True, ro=files.read_only,
             )  # fmt: skip
     except RuntimeError as error:
         raise ToolError(
