@@ -52,10 +52,11 @@ class Trap:
                 half(*args, **more)
             if due and self.mode != "after":
                 die()
-            result = plain(*args, **more)
-            if due:
-                die()
-            return result
+            try:
+                return plain(*args, **more)
+            finally:
+                if due:  # however the call ended
+                    die()
 
         return trapped
 
