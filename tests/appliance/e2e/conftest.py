@@ -74,10 +74,10 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Small:
 
 
 @pytest.fixture(autouse=True, scope="package")
-def nothing_left() -> Iterator[None]:
+def nothing_left(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """No loop device and no mount outlives these tests."""
     yield
-    mine = "/pytest-of-"
-    left = [line for line in tool("losetup", "--list", "--noheadings", "--output", "NAME,BACK-FILE").splitlines()]
-    assert not [line for line in left if mine in line]
+    mine = str(tmp_path_factory.getbasetemp())
+    loops = tool("losetup", "--list", "--noheadings", "--output", "NAME,BACK-FILE")
+    assert mine not in loops
     assert mine not in Path("/proc/self/mountinfo").read_text()

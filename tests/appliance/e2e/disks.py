@@ -169,7 +169,7 @@ def files(root: Path) -> dict[str, dict[str, object]]:
                 "links": state.st_nlink,
             }  # fmt: skip
             if stat.S_ISREG(state.st_mode):
-                row["content"] = hashlib.sha256(path.read_bytes()).hexdigest()
+                row["content"] = digest(path)
                 row["xattrs"] = {key: os.getxattr(path, key) for key in os.listxattr(path)}
             elif stat.S_ISLNK(state.st_mode):
                 row["target"] = os.readlink(path)
@@ -206,6 +206,12 @@ def check(disk: Disk, part: Part) -> None:
     if part.kind in argv:
         with disk.node(part, read_only=True) as node:
             tool(*argv[part.kind], node)
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a whole disk or file, which need not fit into memory."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def used_extents(disk: Disk, part: Part) -> list[tuple[int, int]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import random
@@ -18,11 +17,6 @@ from tests.appliance.e2e.server import MIB, Server, blank, loop, mounted, token
 
 pytestmark = pytest.mark.block
 BLOCK = 65536
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _prove(target: Path, was: Disk) -> Disk:
@@ -45,7 +39,7 @@ def test_a_plan_writes_nothing(small: Small, tmp_path: Path) -> None:
     """As text and as JSON; and it names what confirms each target."""
     target = blank(tmp_path / "t.img", SIZE)
     target.write_bytes(os.urandom(SIZE))
-    before, state = _digest(target), os.stat(target)
+    before, state = disks.digest(target), os.stat(target)
     argv = ("restore", "latest", *small.server.unlock, "--only", "vda", "--to", target, "--plan")
     value = small.server.ok(*argv)
     assert value["confirm"] == {str(target): token(target)}
@@ -54,7 +48,7 @@ def test_a_plan_writes_nothing(small: Small, tmp_path: Path) -> None:
     text = small.server.run(*argv, text=True, COLUMNS="300")
     assert text.status == 0 and token(target) in text.out and "vda-part2" in text.out
     small.server.ok(*argv, "--confirm", token(target))  # confirming a plan is not carrying it out
-    assert _digest(target) == before
+    assert disks.digest(target) == before
     assert os.stat(target).st_mtime_ns == state.st_mtime_ns
 
 
@@ -64,11 +58,15 @@ def test_both_disks_and_a_second_time(small: Small, tmp_path: Path) -> None:
     assert _written(small.server.restore(to=targets)) > DATA_SIZE
     _prove(targets["vda"], small.vda)
     assert targets["vdb"].read_bytes() == small.vdb.read_bytes()
-    before = {path: (os.stat(path).st_mtime_ns, os.stat(path).st_blocks, _digest(path)) for path in targets.values()}
+    before = {
+        path: (os.stat(path).st_mtime_ns, os.stat(path).st_blocks, disks.digest(path)) for path in targets.values()
+    }
     report = small.server.restore(to=targets)
     assert _written(report) == 0
     assert sum(each["equal_bytes"] for each in report["volumes"]) > DATA_SIZE
-    after = {path: (os.stat(path).st_mtime_ns, os.stat(path).st_blocks, _digest(path)) for path in targets.values()}
+    after = {
+        path: (os.stat(path).st_mtime_ns, os.stat(path).st_blocks, disks.digest(path)) for path in targets.values()
+    }
     assert [row[1:] for row in after.values()] == [row[1:] for row in before.values()]
     assert after[targets["vdb"]] == before[targets["vdb"]]
 
@@ -76,10 +74,10 @@ def test_both_disks_and_a_second_time(small: Small, tmp_path: Path) -> None:
 def test_one_of_two_disks_is_lost(small: Small, tmp_path: Path) -> None:
     targets = small.blanks(tmp_path)
     shutil.copyfile(small.vda.path, targets["vda"])
-    before = _digest(targets["vda"])
+    before = disks.digest(targets["vda"])
     small.server.restore("--only", "vdb", to={"vdb": targets["vdb"]})
     assert targets["vdb"].read_bytes() == small.vdb.read_bytes()
-    assert _digest(targets["vda"]) == before
+    assert disks.digest(targets["vda"]) == before
 
 
 def test_one_volume_leaves_everything_else(small: Small, tmp_path: Path) -> None:
@@ -210,13 +208,13 @@ def test_too_little_scratch_is_refused_before_a_byte_is_written(small: Small, tm
     """And with enough of it the same restore works, shrunk."""
     target = blank(tmp_path / "t.img", 48 * MIB)
     target.write_bytes(os.urandom(MIB) * 48)
-    before = _digest(target)
+    before = disks.digest(target)
     words, confirmed = small.server.onto({"vda": target})
     argv = ("restore", "latest", *small.server.unlock, "--only", "vda", *words, *confirmed)
     with mounted(Path("tmpfs"), tmp_path / "mnt", "size=256k", kind="tmpfs") as root:
         error = small.server.fails(50, *argv, "--scratch", root)
         assert "scratch" in error["message"] and "--scratch" in error["hint"]
-    assert _digest(target) == before
+    assert disks.digest(target) == before
     small.server.ok(*argv, "--scratch", tmp_path)
     now = disks.placed(small.vda, target)
     assert now.part(2).size < PARTS[1].size

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,15 +9,11 @@ from typing import Any
 
 import pytest
 
+from tests.appliance.e2e import disks
 from tests.appliance.e2e.conftest import DATA_SIZE, SIZE, Small
 from tests.appliance.e2e.server import MIB, bad_disk, blank, loop, mounted, token, tool
 
 pytestmark = pytest.mark.block
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @pytest.fixture
@@ -26,9 +21,9 @@ def full(tmp_path: Path) -> Iterator[Path]:
     """A target for `vda` that already holds something: it must stay as it is."""
     path = tmp_path / "full.img"
     path.write_bytes(os.urandom(MIB) * (SIZE // MIB))
-    before = _digest(path)
+    before = disks.digest(path)
     yield path
-    assert _digest(path) == before
+    assert disks.digest(path) == before
 
 
 def _refused(small: Small, status: int, *argv: str | Path, only: str = "vda") -> dict[str, Any]:
@@ -93,10 +88,10 @@ def test_a_target_that_holds_a_site(small: Small, tmp_path: Path) -> None:
             server.taken("--disk", f"vdb={small.vdb}")
             error = _refused(small, 50, "--to", node, "--confirm", token(node))
             assert "in use" in error["message"]
-        before = _digest(disk)
+        before = disks.digest(disk)
         error = _refused(small, 50, "--to", node, "--confirm", token(node))
         assert "holds a site" in error["message"] and "another disk" in error["hint"]
-        assert _digest(disk) == before
+        assert disks.digest(disk) == before
 
 
 def test_one_target_for_two_disks(small: Small, full: Path) -> None:
