@@ -92,8 +92,10 @@ def create(file: Path, additions: Additions, passphrase: str, now: datetime) -> 
     for path, data in zip((file, *_beside(file)), contents, strict=True):
         try:
             write_new(path, data)
-        except OSError as error:
-            raise ConfigError(f"{path} cannot be written: {error}") from error
+        except FileExistsError as error:
+            raise ConfigError(
+                f"{path} exists", hint="a kit is never overwritten; `refloat kit add` extends one"
+            ) from error
     return kit
 
 
@@ -107,12 +109,7 @@ def add(file: Path, additions: Additions, passphrase: str, now: datetime) -> Kit
     receipt = receipt_of(kit, text, opened=now)
     contents = (text.encode(), encode_receipt(receipt), printable(text, receipt).encode())
     for path, data in zip((file, *_beside(file)), contents, strict=True):
-        try:
-            replace(path, data)
-        except OSError as error:
-            raise ConfigError(
-                f"{path} cannot be written: {error}", hint="the kit itself is whole; try again elsewhere"
-            ) from error
+        replace(path, data)
     return kit
 
 

@@ -118,6 +118,11 @@ class ToolError(RefloatError):
     meaning = "a system tool is missing, too old, or failed"
 
 
+class StateError(RefloatError):
+    code, exit_status, http_status = "state", 62, 507
+    meaning = "a local file cannot be written (state folder or kit: disk full, read-only)"
+
+
 class LockedError(RefloatError):
     code, exit_status, http_status = "locked", 61, 409
     meaning = "another run of the same server is under way"

@@ -1,12 +1,28 @@
-"""Small durable files on the local machine: created or replaced whole, never half. Imports only the standard
-library."""
+"""Small durable files on the local machine: created or replaced whole, never half. Imports `core.errors` only."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+
+from core.errors import StateError
+
+
+@contextlib.contextmanager
+def state_errors(path: Path) -> Iterator[None]:
+    """OSErrors of writing below the state folder, told as StateError; FileExistsError passes, for it is an answer."""
+    try:
+        yield
+    except FileExistsError:
+        raise
+    except OSError as error:
+        raise StateError(
+            f"{path} cannot be written: {error.strerror}",
+            hint="make room on its disk, or make it writable; nothing was committed by this step",
+        ) from error
 
 
 def sync_folder(folder: Path) -> None:
@@ -34,21 +50,23 @@ def _write_temporary(path: Path, data: bytes, mode: int) -> str:
 
 def write_new(path: Path, data: bytes, *, mode: int = 0o600) -> None:
     """Create `path` with `data`, durable on return. FileExistsError when it is there already."""
-    temporary = _write_temporary(path, data, mode)
-    try:
-        os.link(temporary, path)
-    finally:
-        os.unlink(temporary)
-    sync_folder(path.parent)
+    with state_errors(path):
+        temporary = _write_temporary(path, data, mode)
+        try:
+            os.link(temporary, path)
+        finally:
+            os.unlink(temporary)
+        sync_folder(path.parent)
 
 
 def replace(path: Path, data: bytes, *, mode: int = 0o600) -> None:
     """Create or replace `path` with `data` in one step, durable on return."""
-    temporary = _write_temporary(path, data, mode)
-    try:
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-        raise
-    sync_folder(path.parent)
+    with state_errors(path):
+        temporary = _write_temporary(path, data, mode)
+        try:
+            os.replace(temporary, path)
+        except BaseException:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary)
+            raise
+        sync_folder(path.parent)

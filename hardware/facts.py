@@ -69,9 +69,13 @@ def facts_of(path: str, sector_bytes: int | None = None) -> Facts:
 def _file_facts(path: str, size_bytes: int, sector_bytes: int) -> Facts:
     if sector_bytes not in (512, 1024, 2048, 4096):
         raise SourceError(f"no disk has sectors of {sector_bytes} bytes", hint="use 512 or 4096", path=path)
-    return Facts(
-        path, size_bytes // sector_bytes * sector_bytes, sector_bytes, sector_bytes, not os.access(path, os.W_OK)
-    )
+    if size_bytes % sector_bytes:
+        raise SourceError(
+            f"{path} is no disk image: its {size_bytes} bytes are no whole number of {sector_bytes}-byte sectors",
+            hint=f"if nothing was cut off, pad it: truncate -s %{sector_bytes} {path}",
+            path=path,
+        )
+    return Facts(path, size_bytes, sector_bytes, sector_bytes, not os.access(path, os.W_OK))
 
 
 def _device_facts(path: str, handle: int, rdev: int, stated: int | None) -> Facts:

@@ -104,12 +104,12 @@ class Capture:
         self._server_id = request.keys.server_id
         self._key = DataKey.draw(self._server_id, request.recipients)
         self._ids = volume_ids(tuple(source.spec for source in request.sources))
+        self._journal = JournalWriter(request.state / "journal", self._server_id, self._key)
         self._pool = Pool(_POOL_BUFFERS, request.pack_bytes + SEALED_MAX + OVERHEAD)
         self._feeds = {site.name: Feed(site.name, self._pool) for site in sites}
         self._patience = Patience(list(self._feeds.values()), self._pool)
         self._lineages = group_sites(sites, self._server_id, self._emitter)
         self._packs: dict[int, _OpenPack] = {}
-        self._journal = JournalWriter(request.state / "journal", self._server_id, self._key)
         self._workshop = Workshop(self._key, self._server_id, request.keys.digest_key, request.level)
         self._pace = Pace(request.bandwidth)
         self._read_bytes = 0

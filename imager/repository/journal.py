@@ -20,7 +20,7 @@ from pathlib import Path
 import msgspec
 
 from core.errors import FormatError, VersionError
-from core.files import sync_folder
+from core.files import state_errors, sync_folder
 from imager.keys import DataKey
 from imager.repository.frames import PackRef
 from imager.repository.segments import Item, Segment
@@ -48,12 +48,17 @@ class JournalWriter:
     """Appends to the journal of a run; called from the capturing thread and from every site's feed."""
 
     def __init__(self, folder: Path, server_id: bytes, key: DataKey) -> None:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.path = folder / f"{key.key_id.hex()}.journal"
         self._lock = threading.Lock()
-        self._file = open(self.path, "xb", buffering=0)
-        self._append(_START, msgspec.msgpack.encode(_Start(server_id.hex(), key.key_id.hex(), key.sealed)))
-        sync_folder(folder)
+        with state_errors(self.path):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._file = open(self.path, "xb", buffering=0)
+        try:
+            self._append(_START, msgspec.msgpack.encode(_Start(server_id.hex(), key.key_id.hex(), key.sealed)))
+            sync_folder(folder)
+        except BaseException:
+            self.sweep()
+            raise
 
     def pack(self, need: int, segment: bytes) -> None:
         """A pack is complete: its items, as a map segment; `need` tells streams of packs apart."""
@@ -65,7 +70,7 @@ class JournalWriter:
 
     def _append(self, kind: int, payload: bytes) -> None:
         record = _RECORD.pack(_MAGIC, kind, len(payload)) + payload + _sum(kind, payload)
-        with self._lock:
+        with self._lock, state_errors(self.path):
             self._file.write(record)
             os.fdatasync(self._file.fileno())
 

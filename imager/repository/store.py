@@ -10,7 +10,15 @@ from pathlib import Path
 
 from blake3 import blake3
 
-from core.errors import ConfigError, CorruptError, FormatError, ObjectExistsError, ObjectMissingError, RefloatError
+from core.errors import (
+    ConfigError,
+    CorruptError,
+    FormatError,
+    ObjectExistsError,
+    ObjectMissingError,
+    RefloatError,
+    StateError,
+)
 from core.files import replace
 from imager.repository.frames import PackRef, digest_bytes
 from imager.repository.manifest import (
@@ -144,14 +152,14 @@ class Repository:
             data = self.site.get(name, 0, ref.size_bytes)
             if digest_of(data) != ref.digest:
                 raise CorruptError("its bytes do not have the digest that names it")
-        self.remember(ref.digest, data)
+        with contextlib.suppress(StateError):  # a full local disk only means fetching it again
+            self.remember(ref.digest, data)
         return data
 
     def remember(self, digest: str, data: bytes) -> None:
-        """Keep a map segment locally; a full local disk only means fetching it again."""
+        """Keep a map segment locally. StateError when there is no room."""
         if self._cache is not None:
-            with contextlib.suppress(OSError):
-                replace(self._cache / digest, data)
+            replace(self._cache / digest, data)
 
     def layer(self, layer: tuple[SegmentRef, ...], server_id: bytes) -> Iterator[Item]:
         """All items of a layer, in order, one segment in memory at a time."""

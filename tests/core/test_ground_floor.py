@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core import errors
-from core.errors import ConfigError, RefloatError, exit_table
+from core.errors import ConfigError, RefloatError, StateError, exit_table
 from core.files import replace, write_new
 from core.layout import Content, Disk, Layout, Partition, Role, Table, TableKind, VolumeRole, volumes_of
 from core.monitor import Monitor, StreamMonitor
@@ -92,7 +92,7 @@ def test_replace_is_whole_or_not_at_all(tmp_path: Path) -> None:
     assert path.read_bytes() == b"two"
     assert stat.S_IMODE(path.stat().st_mode) == 0o644
     (tmp_path / "folder").mkdir()
-    with pytest.raises(OSError):
+    with pytest.raises(StateError):
         replace(tmp_path / "folder", b"three")
     assert sorted(os.listdir(tmp_path)) == ["a", "folder"]
 

@@ -9,7 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from core.errors import CorruptError, KeyMissingError, ObjectMissingError, SiteError, SourceError, TrustError
+from core.errors import (
+    CorruptError,
+    KeyMissingError,
+    ObjectMissingError,
+    SiteError,
+    SourceError,
+    StateError,
+    TrustError,
+)
 from imager.keys import Identities, ServerKeys
 from imager.repository import feed
 from imager.repository.store import Repository
@@ -270,3 +278,19 @@ def test_a_site_that_was_rolled_back_is_noticed(tmp_path: Path) -> None:
     rig.sites[0].delete(f"servers/web1/images/{rig.images(rig.sites[0])[-1]}.json")
     rig.image(now=EPOCH + timedelta(days=2))
     assert any("older state" in warning for warning in rig.warnings)
+
+
+def test_a_full_state_disk_ends_the_run_with_a_hint_and_commits_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # ENOSPC on a real small disk is in the block tier (tests/appliance/e2e); here every write of the journal fails.
+    rig = Rig(tmp_path)
+    rig.disk().write_bytes(os.urandom(2 * MIB))
+
+    def full(handle: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fdatasync", full)
+    with pytest.raises(StateError) as caught:
+        rig.image()
+    assert caught.value.hint and all(rig.images(site) == [] for site in rig.sites)
