@@ -13,6 +13,9 @@ _CONFIG = """\
 server = "bench"
 state = "{folder}/state"
 recipients = ["{recipient}"]
+[image]
+nice = 0
+io_class = "none"
 [policy]
 accept_single_site = "I know that one site is not enough"
 """
@@ -26,7 +29,8 @@ _COUNTRIES = (("de", "DE"), ("fr", "FR"))
 
 
 class Refloat:
-    """One server and its sites, all below `folder`; the default configuration but for the disks."""
+    """One server and its sites, all below `folder`; the default configuration, but at the peers'
+    CPU and disk priority."""
 
     def __init__(self, folder: Path, *, sites: int) -> None:
         folder.mkdir(parents=True)
