@@ -42,11 +42,16 @@ class VolumeFiles(mfusepy.Operations):  # type: ignore[misc]  # mfusepy comes wi
         }
         self._time = int(time.time() * 1e9)
         self.errors: list[RefloatError] = []
+        self.mounted = False
 
     @property
     def read_only(self) -> bool:
         """Whether the kernel refuses every change by itself."""
         return not self._scratch
+
+    def init(self, path: str) -> None:
+        """FUSE calls this once the mount stands."""
+        self.mounted = True
 
     def getattr(self, path: str, fh: int | None = None) -> dict[str, Any]:
         times = dict.fromkeys(("st_atime", "st_mtime", "st_ctime"), self._time)
@@ -105,7 +110,10 @@ class VolumeFiles(mfusepy.Operations):  # type: ignore[misc]  # mfusepy comes wi
 
 
 def serve(files: VolumeFiles, folder: Path) -> None:
-    """Mount on `folder` and serve until it is unmounted (Ctrl-C does). Raises ToolError when FUSE refuses."""
+    """Mount on `folder` and serve until it is unmounted, or a signal (Ctrl-C) unmounts it: both are a normal end.
+
+    Raises ToolError when FUSE refuses.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
@@ -114,6 +122,9 @@ def serve(files: VolumeFiles, folder: Path) -> None:
                 default_permissions=True, auto_unmount=True, ro=files.read_only,
             )  # fmt: skip
     except RuntimeError as error:
+        # fuse_main returns non-zero for a loop that a signal ended, too; by then it has unmounted.
+        if files.mounted:
+            return
         raise ToolError(
             f"cannot mount on {folder}", hint="is it an empty folder, and are /dev/fuse and fusermount3 there?"
         ) from error

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import hashlib
 import os
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -100,6 +101,26 @@ def test_mount(small: Small, restored: dict[str, Path], tmp_path: Path) -> None:
             with pytest.raises(OSError) as caught:
                 (root / "new").touch()
             assert caught.value.errno == errno.EROFS
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_unmounts_and_is_a_normal_end(small: Small, tmp_path: Path, how: signal.Signals) -> None:
+    folder = tmp_path / "image"
+    folder.mkdir()
+    argv = small.server.command("mount", "latest", folder, *small.server.unlock)
+    child = subprocess.Popen(argv, env=small.server.environment(), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    try:
+        wait_until(folder.is_mount)
+        assert (folder / "vdb").stat().st_size == DATA_SIZE  # it is being served
+        child.send_signal(how)
+        _, err = child.communicate(timeout=20)
+        assert (child.returncode, err) == (0, b"")
+        assert not folder.is_mount()
+    finally:
+        child.kill()
+        child.wait()
+        if folder.is_mount():
+            tool("umount", "--lazy", folder)
 
 
 def _is_read_only(folder: Path) -> None:
