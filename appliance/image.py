@@ -18,7 +18,16 @@ from functools import partial
 from pathlib import Path
 
 from appliance.config import Config, SiteConfig
-from core.errors import ConfigError, DamagedError, LockedError, PartialError, RefloatError, SiteError, SourceError
+from core.errors import (
+    ConfigError,
+    DamagedError,
+    LockedError,
+    PartialError,
+    PolicyError,
+    RefloatError,
+    SiteError,
+    SourceError,
+)
 from core.layout import Layout, VolumeRole, VolumeSpec, volumes_of
 from core.monitor import Monitor
 from core.run import Runner
@@ -121,6 +130,7 @@ def _take(config: Config, keys: ServerKeys, options: ImageOptions, runner: Runne
             monitor.warn(f"site {name}: {answer.message}")
             outcome.sites.append(SiteResult(name, "failed", None, error=answer))
     states = [answer for answer in surveyed.values() if isinstance(answer, SiteState)]
+    _must_be_apart(states)
     if not states:
         outcome.raise_for_status()
     sweep_cache(cache, states)
@@ -166,6 +176,19 @@ def _survey(
     return dict(answers)
 
 
+def _must_be_apart(states: Sequence[SiteState]) -> None:
+    """PolicyError when two sites are one place: that would be one copy, counted twice."""
+    places: dict[str, str] = {}
+    for state in states:
+        place = state.repository.site.place()
+        if place in places:
+            raise PolicyError(
+                f"sites {places[place]} and {state.name} are one and the same place",
+                hint="a link or a bind mount leads one to the other; give each site a place of its own",
+            )
+        places[place] = state.name
+
+
 def _run_until_all_had_their_turn(
     request: Request, states: Sequence[SiteState], runner: Runner, monitor: Monitor
 ) -> list[SiteResult]:
@@ -176,7 +199,12 @@ def _run_until_all_had_their_turn(
         monitor.warn(f"site {late.name} could not keep up; going on with it alone")
         site = next(each for each in states if each.name == late.name)
         journals, _ = load_journals(request.state / "journal", request.keys.server_id)
-        again = survey(site.repository, request.keys, request.state, journals, monitor)
+        try:
+            again = survey(site.repository, request.keys, request.state, journals, monitor)
+        except RefloatError as error:
+            late.status, late.error = "failed", error
+            finished.append(late)
+            continue
         (result,) = Capture(request, [again], runner, monitor).run()
         result.seconds += late.seconds
         result.stored_bytes += late.stored_bytes

@@ -32,12 +32,13 @@ class SiteState:
     parent: StoredImage | None
     journals: list[tuple[Journal, frozenset[str]]] = field(default_factory=list)
     images: tuple[str, ...] = ()
+    lost: frozenset[bytes] = frozenset()
 
     def same_lineage(self) -> object:
         """Sites for which this is equal are fed alike."""
         layers = self.parent.manifest.layers if self.parent else None
         sizes = self.parent.manifest.block_counts if self.parent else None
-        return (layers, sizes, [(journal.key_id, packs) for journal, packs in self.journals])
+        return (layers, sizes, [(journal.key_id, packs) for journal, packs in self.journals], self.lost)
 
 
 class Writer:
@@ -111,9 +112,15 @@ class Lineage:
     def _known(self) -> Iterator[Item]:
         layers: list[Iterator[Item]] = []
         if self.parent is not None:
-            layers.append(clip(stack([self._layer(layer) for layer in self.parent.layers]), self.parent.block_counts))
+            whole = clip(stack([self._layer(layer) for layer in self.parent.layers]), self.parent.block_counts)
+            # What lay in a pack that is gone is not there: it is stored anew, and this image is whole again.
+            layers.append(item for item in whole if not self._is_lost(item))
         layers.extend(journal.items(set(packs)) for journal, packs in self._first.journals)
         return stack(layers)
+
+    def _is_lost(self, item: Item) -> bool:
+        pack = item.frame.pack if item.frame is not None else None
+        return pack is not None and pack.digest in self._first.lost
 
     def _layer(self, layer: tuple[SegmentRef, ...]) -> Iterator[Item]:
         for ref in layer:
@@ -169,18 +176,21 @@ class Lineage:
         """The layers of the new image, merged where the rule says so, and the ids of all keys they name."""
         self.delta.flush(final=True)
         old = self.parent.layers if self.parent else ()
-        if not self.delta.refs:
+        lost = bool(self._first.lost)
+        if not self.delta.refs and not lost:
             return old, self._key_ids(old)
-        counts = [sum(ref.items for ref in layer) for layer in old] + [self.delta.count]
-        start = merge_from(counts)
+        newest = (tuple(self.delta.refs),) if self.delta.refs else ()
+        # Packs that are gone must not be named by any segment of a new image, not even where they are hidden.
+        start = 0 if lost else merge_from([sum(ref.items for ref in layer) for layer in (*old, *newest)])
         if start == len(old):
-            return (*old, tuple(self.delta.refs)), self._key_ids(old) | self.delta.key_ids
+            return (*old, *newest), self._key_ids(old) | self.delta.key_ids
         merged = Writer(self._server_id, self._emit)
         fresh = self._first.repository
-        layers = [fresh.layer(layer, self._server_id) for layer in (*old[start:], tuple(self.delta.refs))]
+        layers = [fresh.layer(layer, self._server_id) for layer in (*old[start:], *newest)]
         for item in coalesce(stack(layers)):
-            merged.add(item)
-            merged.flush()
+            if not self._is_lost(item):
+                merged.add(item)
+                merged.flush()
         merged.flush(final=True)
         return (*old[:start], tuple(merged.refs)), self._key_ids(old[:start]) | merged.key_ids
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from core.errors import CorruptError, ObjectMissingError, TrustError, VersionError
+from core.errors import CorruptError, ObjectMissingError, SiteError, TrustError, VersionError
 from core.files import replace
 from core.monitor import Monitor
 from imager.keys import ServerKeys
@@ -30,16 +30,26 @@ class _Seen(msgspec.Struct):
 def survey(
     repository: Repository, keys: ServerKeys, state: Path, journals: Sequence[Journal], monitor: Monitor
 ) -> SiteState:
-    """Ask a site what it has. SiteError when it cannot be asked; damage there only makes the next image larger."""
+    """Ask a site what it has. Damage and loss there only make the next image larger.
+
+    SiteError when it cannot be asked, or is empty although this server committed there: a mount that is missing looks
+    like that. TrustError when its prefix belongs to another server of the same name.
+    """
     site = repository.site.name
+    _must_be_ours(repository, keys, monitor)
     names = [row.image for row in repository.images()]
     seen = _read_seen(state, site)
-    if seen is not None and (not names or names[-1] < seen.image):
+    if seen is not None and not names:
+        raise SiteError(
+            f"site {site} is empty, but image {seen.image} was committed there",
+            hint=f"is it mounted? If it was really lost or replaced, delete {_seen_path(state, site)} and run again",
+        )
+    if seen is not None and names[-1] < seen.image:
         monitor.warn(
             f"site {site} shows an older state than before: {seen.image} was committed there, its newest now is "
-            f"{names[-1] if names else 'none'}; it was rolled back or lost images"
+            f"{names[-1]}; it was rolled back or lost images"
         )
-    parent = _newest_usable(repository, keys, names, seen, monitor)
+    parent, lost = _newest_usable(repository, keys, names, seen, monitor)
     found: list[tuple[Journal, frozenset[str]]] = []
     for journal in journals:
         if parent is not None and journal.key_id.hex() in parent.manifest.keys:
@@ -47,12 +57,28 @@ def survey(
         packs = frozenset(ref.hex for ref in journal.refs(site) if repository.has_pack(ref))
         if packs:
             found.append((journal, packs))
-    return SiteState(site, repository, parent, found, tuple(names))
+    return SiteState(site, repository, parent, found, tuple(names), lost)
+
+
+def _must_be_ours(repository: Repository, keys: ServerKeys, monitor: Monitor) -> None:
+    try:
+        card, signer = repository.card()
+    except ObjectMissingError:
+        return
+    except (CorruptError, TrustError, VersionError) as error:
+        monitor.warn(error.message)
+        return
+    if (card.id, signer) != (keys.server_id.hex(), keys.fingerprint):
+        raise TrustError(
+            f"{repository.prefix} at site {repository.site.name} belongs to another server of this name ({signer})",
+            hint="give this server a name of its own (also when its keys were made anew: a name belongs to one key)",
+        )
 
 
 def _newest_usable(
     repository: Repository, keys: ServerKeys, names: Sequence[str], seen: _Seen | None, monitor: Monitor
-) -> StoredImage | None:
+) -> tuple[StoredImage | None, frozenset[bytes]]:
+    """The newest image whose manifest and map are whole, and the digests of packs it names that are gone."""
     for image in reversed(names):
         try:
             stored = repository.load(image, keys.fingerprint)
@@ -62,14 +88,22 @@ def _newest_usable(
                 raise TrustError(
                     "it is signed by this server, but is not what this server committed; is the server cloned?"
                 )
+            packs: dict[bytes, int] = {}
             for layer in stored.manifest.layers:
                 for ref in layer:
-                    repository.segment(ref, keys.server_id)
+                    for pack in repository.segment(ref, keys.server_id).packs:
+                        packs[pack.digest] = pack.size_bytes
         except (CorruptError, TrustError, VersionError, ObjectMissingError) as error:
             monitor.warn(f"image {image} at site {repository.site.name} cannot serve as parent: {error.message}")
             continue
-        return stored
-    return None
+        lost = repository.lost_packs(packs)
+        if lost:
+            monitor.warn(
+                f"{len(lost)} packs of image {image} are gone at site {repository.site.name}: what they held is stored "
+                "anew now; images before this one stay damaged there, `refloat verify` names them"
+            )
+        return stored, lost
+    return None, frozenset()
 
 
 def next_image_name(states: Sequence[SiteState], now: datetime) -> str:
@@ -92,12 +126,16 @@ def remember_commit(state: Path, site: str, image: str, digest: str) -> None:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     for torn in folder.glob(f".{site}.json.*.new"):  # of a run that was killed here
         torn.unlink(missing_ok=True)
-    replace(folder / f"{site}.json", msgspec.json.encode(_Seen(image, digest)))
+    replace(_seen_path(state, site), msgspec.json.encode(_Seen(image, digest)))
+
+
+def _seen_path(state: Path, site: str) -> Path:
+    return state / "sites" / f"{site}.json"
 
 
 def _read_seen(state: Path, site: str) -> _Seen | None:
     try:
-        return msgspec.json.decode((state / "sites" / f"{site}.json").read_bytes(), type=_Seen)
+        return msgspec.json.decode(_seen_path(state, site).read_bytes(), type=_Seen)
     except FileNotFoundError:
         return None
     except (OSError, msgspec.MsgspecError):

@@ -26,7 +26,8 @@ from imager.repository.view import ImageView
 from imager.spans import BLOCK_BYTES
 from imager.target import Target
 
-_WINDOW_BLOCKS = 64 << 10
+_WINDOW_BLOCKS = 16 << 10
+_CHECK_THREADS = 2
 _SAMPLE = 64
 _FETCH_BYTES = 4 << 20
 _GAP_BYTES = 64 << 10
@@ -115,7 +116,11 @@ class Restore:
         """Write everything; durable and checked when this returns. WriteError, CorruptError or SiteError otherwise."""
         whole = [place for place in self._places.values() if not place.target.keep]
         total = sum(place.target.size_bytes for place in self._places.values())
-        with self._monitor.task("restore", total) as task, ThreadPoolExecutor(self._threads, "restore") as pool:
+        with (
+            self._monitor.task("restore", total) as task,
+            ThreadPoolExecutor(self._threads, "restore") as pool,
+            _ReadBack(self._check_window) as read_back,
+        ):
             for place in self._places.values():
                 if place.target.keep:
                     self._write_around(place, task)
@@ -123,7 +128,10 @@ class Restore:
             if whole:
                 items = self._without_overlay(self._image.items([place.volume for place in whole], limits))
                 for window in _windows(items):
-                    self._window(window, pool, task)
+                    written = self._window(window, pool, task)
+                    if self._read_back and written:
+                        read_back.begin(written)
+            read_back.finish()
             for place in whole:
                 if place.target.overlay is not None:
                     self._write_overlay(place, place.target.overlay)
@@ -142,7 +150,8 @@ class Restore:
 
     # -- a window ---------------------------------------------------------------------------------------------------
 
-    def _window(self, window: list[Item], pool: ThreadPoolExecutor, task: Task) -> None:
+    def _window(self, window: list[Item], pool: ThreadPoolExecutor, task: Task) -> list[Item]:
+        """Put a window right; returns the data items that had to be written."""
         data = [item for item in window if item.kind == DATA]
         wanted = self._differing(data, pool) if self._worth_comparing(data) else data
         equal = len(data) - len(wanted)
@@ -152,10 +161,13 @@ class Restore:
             if item.kind != DATA:
                 self._idle(item)
                 task.advance(item.count * BLOCK_BYTES)
-        if self._read_back and wanted:
-            for disk in {id(each): each for each in (self._places[item.volume].disk for item in wanted)}.values():
-                disk.sync()
-            self._run(pool, _neighbours(wanted), self._check_written)
+        return wanted
+
+    def _check_window(self, written: list[Item], pool: ThreadPoolExecutor) -> None:
+        """Make a window durable, then read it back from the disk."""
+        for disk in {id(each): each for each in (self._places[item.volume].disk for item in written)}.values():
+            disk.sync()
+        self._run(pool, _neighbours(written), self._check_written)
 
     def _run(self, pool: ThreadPoolExecutor, jobs: Iterable[list[Item]], work: Callable[[list[Item]], None]) -> None:
         """All jobs on the pool, a bounded number in flight; the first error stops the rest."""
@@ -330,6 +342,34 @@ class Restore:
                 f"{place.target.path} gives other bytes back than were written", hint="the disk is failing; replace it"
             )
         place.count(written=len(want), verified=len(want))
+
+
+class _ReadBack:
+    """Reads one window back while the next is written. An error shows at the next `begin` or at `finish`."""
+
+    def __init__(self, check: Callable[[list[Item], ThreadPoolExecutor], None]) -> None:
+        self._check = check
+        self._lead = ThreadPoolExecutor(1, "read back")
+        self._pool = ThreadPoolExecutor(_CHECK_THREADS, "read back")
+        self._running: Future[None] | None = None
+
+    def __enter__(self) -> _ReadBack:
+        return self
+
+    def __exit__(self, *_ignored: object) -> None:
+        self._lead.shutdown()
+        self._pool.shutdown()
+
+    def begin(self, written: list[Item]) -> None:
+        """Start with a window; waits for the one before."""
+        self.finish()
+        self._running = self._lead.submit(self._check, written, self._pool)
+
+    def finish(self) -> None:
+        """Wait for the window under way."""
+        running, self._running = self._running, None
+        if running is not None:
+            running.result()
 
 
 def _windows(items: Iterable[Item]) -> Iterator[list[Item]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -191,6 +191,16 @@ class Repository:
             ours.update(part)
         if ours.digest() != digest_bytes(self.site.get(name)):
             raise CorruptError("an object of this name holds other bytes", object=name, site=self.site.name)
+
+    def lost_packs(self, packs: Mapping[bytes, int]) -> frozenset[bytes]:
+        """Which of these (digest → size) are not at the site with their size. One listing, not a question each."""
+        lost = set(packs)
+        for info in self.site.list(f"{self.prefix}packs/"):
+            with contextlib.suppress(ValueError):
+                digest = bytes.fromhex(info.name.rsplit("/", 1)[1])
+                if packs.get(digest) == info.size_bytes:
+                    lost.discard(digest)
+        return frozenset(lost)
 
     def has_pack(self, ref: PackRef) -> bool:
         """Whether the pack is there with its size."""

@@ -61,6 +61,11 @@ class Site(Protocol):
         """Remove one object (retention role only). ObjectMissingError if there is none."""
         ...
 
+    def place(self) -> str:
+        """What is equal for two names of one and the same place (a folder reached by a link or a bind mount). SiteError
+        when it cannot be told."""
+        ...
+
     def close(self) -> None:
         """Release connections; the site is not used afterwards."""
         ...

@@ -102,6 +102,10 @@ class Fault:
         self._inner.delete(name)
         self._end(due, name)
 
+    def place(self) -> str:
+        """See Site.place."""
+        return self._inner.place()
+
     def close(self) -> None:
         """Close the site inside."""
         self._inner.close()

@@ -104,6 +104,12 @@ class FileSite:
             os.unlink(leaf, dir_fd=folder)
             os.fsync(folder)
 
+    def place(self) -> str:
+        """See Site.place: device and inode, so that a link or a bind mount to the same folder shows."""
+        with as_site_error(self.name, ""):
+            found = os.fstat(self._open())
+        return f"file:{found.st_dev}:{found.st_ino}"
+
     def close(self) -> None:
         """Let the folder go, so that it can be unmounted."""
         with self._lock:

@@ -67,6 +67,10 @@ class MemorySite:
             if self._objects.pop(check_name(name), None) is None:
                 raise self._missing(name)
 
+    def place(self) -> str:
+        """See Site.place."""
+        return f"memory:{id(self)}"
+
     def close(self) -> None:
         """Nothing to release; what was put stays with the object."""
 

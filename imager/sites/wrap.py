@@ -99,6 +99,10 @@ class Retry:
 
         self._try(attempt)
 
+    def place(self) -> str:
+        """See Site.place."""
+        return self._inner.place()
+
     def close(self) -> None:
         """Close the site inside."""
         self._inner.close()
@@ -179,6 +183,10 @@ class Throttle:
     def delete(self, name: str) -> None:
         """See Site.delete."""
         self._inner.delete(name)
+
+    def place(self) -> str:
+        """See Site.place."""
+        return self._inner.place()
 
     def close(self) -> None:
         """Close the site inside."""

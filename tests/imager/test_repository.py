@@ -294,3 +294,41 @@ def test_a_full_state_disk_ends_the_run_with_a_hint_and_commits_nothing(
     with pytest.raises(StateError) as caught:
         rig.image()
     assert caught.value.hint and all(rig.images(site) == [] for site in rig.sites)
+
+
+def test_packs_that_are_gone_are_stored_anew_and_the_next_image_is_whole(tmp_path: Path) -> None:
+    rig = Rig(tmp_path)
+    rig.disk().write_bytes(os.urandom(6 * MIB))
+    rig.image()
+    site = rig.sites[0]
+    packs = [info.name for info in site.list("servers/web1/packs/")]
+    for name in packs[:2]:
+        site.delete(name)
+    damaged, healthy = rig.image(now=EPOCH + timedelta(days=1))
+    assert damaged.changed_bytes == 2 * MIB and healthy.changed_bytes == 0
+    assert any("gone" in warning for warning in rig.warnings)
+    rig.restore(site, tmp_path / "out")
+    assert (tmp_path / "out" / "vda").read_bytes() == rig.disk().read_bytes()
+    third = rig.image(now=EPOCH + timedelta(days=2))
+    assert all(result.changed_bytes == 0 for result in third) and rig.warnings == []
+
+
+def test_a_site_that_is_empty_all_at_once_is_not_taken_for_a_new_one(tmp_path: Path) -> None:
+    rig = Rig(tmp_path)
+    rig.disk().write_bytes(os.urandom(MIB))
+    rig.image()
+    with pytest.raises(SiteError) as caught:
+        rig.image(sites=[MemorySite("de1")], now=EPOCH + timedelta(days=1))
+    assert "mounted" in (caught.value.hint or "")
+
+
+def test_a_second_server_of_the_same_name_is_refused(tmp_path: Path) -> None:
+    rig = Rig(tmp_path)
+    rig.disk().write_bytes(os.urandom(MIB))
+    rig.image()
+    (tmp_path / "clone").mkdir()
+    twin = Rig(tmp_path / "clone", sites=rig.sites)
+    twin.disk().write_bytes(os.urandom(MIB))
+    with pytest.raises(TrustError) as caught:
+        twin.image(now=EPOCH + timedelta(days=1))
+    assert caught.value.hint and len(rig.images(rig.sites[0])) == 1

@@ -415,3 +415,12 @@ def test_no_room_is_said_and_nothing_is_left(full: Callable[[], Site]) -> None:
         site.put("a/b", [bytes(2)])
     assert is_whole(caught.value, "a/b")
     assert names(site) == ["fits"]
+
+
+def test_two_names_of_one_folder_are_one_place(tmp_path: Path) -> None:
+    (tmp_path / "de").mkdir()
+    (tmp_path / "fr").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "de")
+    places = [FileSite(name, tmp_path / name).place() for name in ("de", "link", "fr")]
+    assert places[0] == places[1] != places[2]
+    assert MemorySite("a").place() != MemorySite("a").place()
