@@ -100,8 +100,8 @@ class SystemRunner:
                 timeout=timeout,
                 check=False,
             )
-        except FileNotFoundError as error:
-            raise _missing(argv, purpose) from error
+        except OSError as error:
+            raise _not_started(argv, purpose, error) from error
         except subprocess.TimeoutExpired as error:
             raise ToolError(f"could not {purpose}: {argv[0]} took over {timeout:.0f} s", argv=list(argv)) from error
         return _judge(Result(tuple(argv), done.returncode, done.stdout, done.stderr), ok, purpose)
@@ -115,8 +115,8 @@ class SystemRunner:
                 process = subprocess.Popen(  # noqa: S603 - list argv, no shell
                     list(argv), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, env=_environment()
                 )
-            except FileNotFoundError as error:
-                raise _missing(argv, purpose) from error
+            except OSError as error:
+                raise _not_started(argv, purpose, error) from error
             try:
                 yield Stream(process, argv, purpose, errors)
             finally:
@@ -142,9 +142,10 @@ def _environment() -> dict[str, str]:
     }
 
 
-def _missing(argv: Sequence[str], purpose: str) -> ToolError:
+def _not_started(argv: Sequence[str], purpose: str, error: OSError) -> ToolError:
+    why = "is not installed" if isinstance(error, FileNotFoundError) else f"cannot be started: {error.strerror}"
     return ToolError(
-        f"could not {purpose}: {argv[0]} is not installed",
+        f"could not {purpose}: {argv[0]} {why}",
         hint="`refloat doctor` lists what is missing",
         argv=list(argv),
     )

@@ -12,14 +12,14 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import IO
 
 import click
 
 from core import __version__
-from core.errors import RefloatError
+from core.errors import RefloatError, WriteError
 
 #: command → (module:attribute, one line of help)
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -88,7 +88,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     session = Session(as_json="--json" in ours)
     try:
         program.main(arguments, prog_name="refloat", standalone_mode=False, obj=session)
-        sys.stdout.flush()
+        with to_stdout(session):
+            sys.stdout.flush()
     except click.ClickException as error:
         return _usage(session, error)
     except click.Abort as error:
@@ -98,7 +99,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except RefloatError as error:
         return _expected(session, error)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _give_up_stdout()
         return 1
     except Exception as error:
         traceback.print_exc()
@@ -106,6 +107,26 @@ def main(argv: Sequence[str] | None = None) -> int:
             session, "bug", f"{type(error).__name__}: {error}", "this is a fault of Refloat's own: please report it", 70
         )
     return 0
+
+
+@contextlib.contextmanager
+def to_stdout(session: Session) -> Iterator[None]:
+    """Around what prints: a full disk behind stdout is a WriteError, and no object is expected there any more."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _give_up_stdout()
+        session.emitted = True
+        raise WriteError(f"stdout cannot be written: {error.strerror}") from error
+
+
+def _give_up_stdout() -> None:
+    """Let go what stdout still holds, so that the interpreter does not try it once more at its end and complain."""
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, sys.stdout.fileno())
+    os.close(nothing)
 
 
 def _usage(session: Session, error: click.ClickException) -> int:
@@ -135,14 +156,15 @@ def _fail(
     session: Session, code: str, message: str, hint: str | None, status: int, fields: dict[str, object] | None = None
 ) -> int:
     """Say what went wrong: on stderr, or as the one object on stdout when a program asked and none is out yet."""
-    with contextlib.suppress(BrokenPipeError):
-        if session.as_json and not session.emitted:
-            _print(
-                sys.stdout,
-                json.dumps({"error": fields or {"code": code, "message": message, "hint": hint}}, default=str),
-            )
-        else:
-            _print(sys.stderr, f"error: {message}" + (f"\nhint: {hint}" if hint else ""))
+    if session.as_json and not session.emitted:
+        text = json.dumps({"error": fields or {"code": code, "message": message, "hint": hint}}, default=str)
+        try:
+            _print(sys.stdout, text)
+            return status
+        except OSError:
+            _give_up_stdout()
+    with contextlib.suppress(OSError):
+        _print(sys.stderr, f"error: {message}" + (f"\nhint: {hint}" if hint else ""))
     return status
 
 

@@ -17,9 +17,10 @@ from typing import Concatenate, ParamSpec
 import click
 import msgspec
 
-from appliance.cli import Session
+from appliance.cli import Session, to_stdout
 from appliance.config import Config, load_config
 from appliance.unlock import Unlock, UnlockOptions, open_unlock, read_passphrase
+from core.errors import ConfigError
 from core.monitor import Monitor, StreamMonitor
 from core.settings import DEFAULT_PATH
 
@@ -67,15 +68,16 @@ class Context:
 
     def emit(self, value: object, text: str | Callable[[], None] | None = None) -> None:
         """Print the command's result, once: `value` as one JSON object, or `text` for people (or what prints it)."""
-        if self.as_json:
-            assert not self.session.emitted, "a command emits one object"  # noqa: S101
-            self.session.emitted = True
-            sys.stdout.write(json.dumps(to_builtins(value), ensure_ascii=False) + "\n")
-            sys.stdout.flush()
-        elif callable(text):
-            text()
-        elif text is not None:
-            click.echo(text)
+        with to_stdout(self.session):
+            if self.as_json:
+                assert not self.session.emitted, "a command emits one object"  # noqa: S101
+                self.session.emitted = True
+                sys.stdout.write(json.dumps(to_builtins(value), ensure_ascii=False) + "\n")
+                sys.stdout.flush()
+            elif callable(text):
+                text()
+            elif text is not None:
+                click.echo(text)
 
     def print(self, *renderables: object) -> None:
         """Print rich text, tables … for people; nothing under `--json`."""
@@ -84,7 +86,8 @@ class Context:
 
             # A pipe has no width: nothing must be cut off there.
             width = None if sys.stdout.isatty() else 200
-            Console(highlight=False, soft_wrap=True, emoji=False, width=width).print(*renderables)
+            with to_stdout(self.session):
+                Console(highlight=False, soft_wrap=True, emoji=False, width=width).print(*renderables)
 
 
 def plain(text: object) -> str:
@@ -125,6 +128,7 @@ def command(
     def decorate(function: Callable[Concatenate[Context, P], None]) -> Callable[..., None]:
         @functools.wraps(function)
         def wrapper(*args: P.args, **kwargs: P.kwargs) -> None:
+            _require_utf8(kwargs)
             context = _build(kwargs)
             function(context, *args, **kwargs)
 
@@ -175,6 +179,16 @@ def _passphrase_options() -> Sequence[Callable[[Callable[..., None]], Callable[.
         click.option("--passphrase-fd", type=click.IntRange(min=0), envvar="REFLOAT_PASSPHRASE_FD", show_envvar=True,
                      help="Read the kit's passphrase from this open descriptor."),
     )  # fmt: skip
+
+
+def _require_utf8(given: dict[str, object]) -> None:
+    """Refuse texts that Python took from bytes that are not UTF-8: no manifest, kit or JSON could carry them."""
+    for name, value in given.items():
+        for each in value if isinstance(value, tuple) else (value,):
+            if isinstance(each, str) and any("\ud800" <= char <= "\udfff" for char in each):
+                raise ConfigError(
+                    f"{name} is not UTF-8: {each[:120]!a}", hint="write it in a terminal whose locale is UTF-8"
+                )
 
 
 def _build(kwargs: dict[str, object]) -> Context:

@@ -300,3 +300,43 @@ def test_a_closed_pipe_is_no_traceback() -> None:
         capture_output=True,
     )
     assert b"Traceback" not in done.stderr and b"Exception ignored" not in done.stderr
+
+
+@pytest.mark.block
+@pytest.mark.parametrize(
+    ("words", "status", "lines"),
+    [
+        ("config example", 52, 1),
+        ("config example --json", 52, 1),
+        ("check --config none --json", 10, 2),  # the error itself finds no stdout, and is told on stderr
+    ],
+)
+def test_a_full_stdout_is_no_traceback(words: str, status: int, lines: int, tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "appliance.cli", *words.split()],
+            cwd=tmp_path, stdout=full, stderr=subprocess.PIPE, text=True, env=environment,
+        )  # fmt: skip
+    assert done.returncode == status
+    assert done.stderr.startswith("error: ") and len(done.stderr.splitlines()) == lines, done.stderr
+
+
+@pytest.mark.block
+def test_an_error_into_a_closed_pipe_is_no_traceback(tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, "-m", "appliance.cli", "check", "--config", "none", "--json"],
+        cwd=tmp_path, stdout=writing, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    os.close(writing)
+    assert done.returncode == 10 and "Traceback" not in done.stderr and "Exception ignored" not in done.stderr
+
+
+def test_texts_that_are_not_utf8(refloat: Refloat, config: Path) -> None:
+    """Python makes lone surrogates of such bytes of the command line."""
+    note = os.fsdecode(b"before \xff")
+    status, out, err = refloat("image", "--config", config, "--note", note)
+    assert (status, out) == (10, "") and err.startswith("error: note is not UTF-8: 'before \\udcff'\nhint: ")
+    assert refloat("image", "--config", config, "--whole", note)[0] == 10

@@ -54,6 +54,18 @@ def test_a_missing_tool_points_to_the_doctor() -> None:
     assert find_tool("refloat-none") is None and find_tool("ls")
 
 
+def test_a_tool_that_is_not_executable(tmp_path: Path) -> None:
+    tool = tmp_path / "tool"
+    tool.write_text("#!/bin/sh\n")
+    with pytest.raises(ToolError, match="cannot be started: Permission denied"):
+        SystemRunner().run([str(tool)], purpose="try")
+    with (
+        pytest.raises(ToolError, match="cannot be started: Permission denied"),
+        SystemRunner().stream([str(tool)], purpose="try"),
+    ):
+        pass
+
+
 def test_an_overrun_is_killed() -> None:
     begun = time.monotonic()
     with pytest.raises(ToolError, match="took over"):
