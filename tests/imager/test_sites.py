@@ -423,4 +423,5 @@ def test_two_names_of_one_folder_are_one_place(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "de")
     places = [FileSite(name, tmp_path / name).place() for name in ("de", "link", "fr")]
     assert places[0] == places[1] != places[2]
-    assert MemorySite("a").place() != MemorySite("a").place()
+    one, two = MemorySite("a"), MemorySite("a")
+    assert one.place() != two.place()
