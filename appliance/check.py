@@ -172,11 +172,16 @@ def _disks(config: Config) -> Finding:
 def reach_sites(sites: Iterable[tuple[str, str]], open_site: Callable[[str, str], Site]) -> list[Finding]:
     """Ask each (name, url) for its first object. A site that answers wrongly is a finding, never an exception."""
     found = []
+    places: dict[str, str] = {}
     for name, url in sites:
         try:
             site = open_site(name, url)
             try:
                 first = next(iter(site.list("servers/")), None)
+                other = places.setdefault(site.place(), name)
+                if other != name:
+                    hint = "a link or a bind mount leads one to the other; give each site a place of its own"
+                    found.append(fail("sites", f"{other} and {name} are one and the same place", hint))
             finally:
                 site.close()
         except RefloatError as error:

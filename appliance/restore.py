@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from appliance.shrink import shrunk
-from core.errors import ConfigError, ConfirmError
+from core.errors import ConfigError, ConfirmError, ObjectMissingError
 from core.monitor import Monitor
 from core.run import Runner
 from hardware.actions import (
@@ -97,6 +97,7 @@ def plan_restore(image: OpenImage, options: RestoreOptions, runner: Runner) -> R
             overwrite_unseen=options.overwrite_unseen,
         ),
     )
+    _require_whole(image, plan)
     named = tokens(inventory)
     return Restoration(
         image, inventory, plan, options, {device.path: named[device.path] for device in targets.values()}
@@ -152,6 +153,20 @@ def confirm(restoration: Restoration, given: Sequence[str], ask: Callable[[str, 
             hint=f"check the plan, then type its serial: --confirm {token}",
             path=path,
             token=token,
+        )
+
+
+def _require_whole(image: OpenImage, plan: Plan) -> None:
+    """ObjectMissingError when packs of what is to be written are at no site: said before anything is overwritten."""
+    wanted = [image.manifest.volume(each.volume) for each in plan.actions if isinstance(each, WriteVolume)]
+    lost = image.lost(wanted)
+    if lost:
+        names = ", ".join(f"{name} ({blocks} blocks)" for name, blocks in lost.items())
+        whole = [each.spec.name for each in wanted if each.spec.name not in lost]
+        raise ObjectMissingError(
+            f"image {image.manifest.image} is not whole at any site that was asked: {names}",
+            hint="take another image (`refloat verify` names the whole ones)"
+            + (f", or only what is whole: --only {' --only '.join(whole)}" if whole else ""),
         )
 
 
