@@ -147,27 +147,26 @@ def grow_filesystem(action: GrowFilesystem, runner: Runner, monitor: Monitor) ->
             runner.run(["e2fsck", "-f", "-p", node], purpose=f"check {action.volume}", ok=(0, 1), timeout=7200)
             runner.run(["resize2fs", node], purpose=f"grow {action.volume}", timeout=7200)
         elif action.type == "xfs":
-            with _mounted(node, "xfs", "nouuid", runner) as where:
-                runner.run(["xfs_growfs", "-d", where], purpose=f"grow {action.volume}", timeout=600)
+            _run_mounted(node, "xfs", "nouuid", ["xfs_growfs", "-d"], f"grow {action.volume}", runner)
         elif action.type == "btrfs":
-            with _mounted(node, "btrfs", "noatime", runner) as where:
-                argv = ["btrfs", "filesystem", "resize", "max", where]
-                runner.run(argv, purpose=f"grow {action.volume}", timeout=600)
+            argv = ["btrfs", "filesystem", "resize", "max"]
+            _run_mounted(node, "btrfs", "noatime", argv, f"grow {action.volume}", runner)
         else:
             raise ToolError(f"{action.type} cannot be grown", hint="restore without --grow")
     _sync(action.path)
 
 
-@contextlib.contextmanager
-def _mounted(node: str, kind: str, options: str, runner: Runner) -> Iterator[str]:
-    """xfs and btrfs grow only while mounted: here in a folder nobody else can enter, and not a moment longer."""
+# The mount is in a namespace of these two commands alone: nobody else sees it, and it is gone when they are, also when
+# they are killed.
+_IN_PRIVATE_MOUNT = 'mount -t "$1" -o "$2" "$3" "$4" && shift 4 && exec "$@"'
+
+
+def _run_mounted(node: str, kind: str, options: str, argv: list[str], purpose: str, runner: Runner) -> None:
+    """xfs and btrfs grow only while mounted; `argv` gets the mount point as its last argument."""
     with tempfile.TemporaryDirectory(prefix="refloat-grow-") as where:
-        argv = ["mount", "-t", kind, "-o", f"{options},nosuid,nodev,noexec", node, where]
-        runner.run(argv, purpose=f"mount {kind} to grow it")
-        try:
-            yield where
-        finally:
-            runner.run(["umount", where], purpose=f"unmount {kind} after growing it")
+        mount = [kind, f"{options},nosuid,nodev,noexec", node, where]
+        private = ["unshare", "--mount", "sh", "-c", _IN_PRIVATE_MOUNT, "sh", *mount]
+        runner.run([*private, *argv, where], purpose=purpose, timeout=600)
 
 
 def clear_table(action: ClearTable, runner: Runner, monitor: Monitor) -> bool:
