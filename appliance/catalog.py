@@ -57,7 +57,7 @@ class Catalog:
                 rows = repository.images()
                 answered += 1
             except RefloatError as error:
-                self._monitor.warn(f"site {site.name}: {error.message}")
+                self._monitor.warn(_with_site(site.name, error))
                 continue
             for row in rows:
                 entry = found.setdefault(row.image, ImageEntry(server, row.image))
@@ -78,15 +78,13 @@ class Catalog:
 
     def load(self, repository: Repository, image: str) -> StoredImage:
         """The manifest of an image at a site, signed by one of the server's pinned keys."""
-        failures: list[RefloatError] = []
-        for pin in self._unlock.trusted(repository.server):
-            try:
-                stored = repository.load(image, pin.fingerprint)
-                _require_id(stored, pin, repository)
-                return stored
-            except RefloatError as error:
-                failures.append(error)
-        raise failures[0]
+        return load_pinned(repository, image, self._unlock.trusted(repository.server))
+
+    def require(self, server: str, image: str) -> None:
+        """ObjectMissingError when no site that answers has the image; the hint names the newest ones."""
+        known = [entry.image for entry in self.images(server, load=False)]
+        if image not in known:
+            raise _missing(server, image, known)
 
     def resolve(self, name: str) -> tuple[str, str]:
         """(server, TIME) of `SERVER/TIME`, `SERVER/latest`, `SERVER`, `TIME` or `latest`. ConfigError when it is
@@ -116,19 +114,19 @@ class Catalog:
     def find(self, name: str) -> tuple[list[Repository], StoredImage]:
         """The image's checked manifest, and every site that has this image, the best one first.
 
-        The first site's error is raised when none has it whole.
+        When none has it whole: ObjectMissingError if it is at none, else the first other error.
         """
         server, image = self.resolve(name)
         good: list[Repository] = []
         stored: StoredImage | None = None
-        first: RefloatError | None = None
+        failures: list[RefloatError] = []
         for site in self.sites:
             repository = Repository(site, server)
             try:
                 loaded = self.load(repository, image)
             except RefloatError as error:
-                first = first or error
-                self._monitor.warn(f"site {site.name}: {error.message}")
+                failures.append(error)
+                self._monitor.warn(_with_site(site.name, error))
                 continue
             if stored is None:
                 stored = loaded
@@ -137,7 +135,11 @@ class Catalog:
             if loaded.manifest.keys.keys() & stored.manifest.keys.keys():
                 good.append(repository)
         if stored is None:
-            raise first or ObjectMissingError(f"image {name} is at no site")
+            for failure in failures:
+                if not isinstance(failure, ObjectMissingError):
+                    raise failure
+            self.require(server, image)
+            raise failures[0]
         return good, stored
 
     def open(self, name: str) -> OpenImage:
@@ -146,6 +148,38 @@ class Catalog:
             raise KeyMissingError("nothing was given that opens the image", hint="give --kit FILE, or --identity FILE")
         sites, stored = self.find(name)
         return OpenImage(sites, stored, self._unlock.identities)
+
+
+def load_pinned(repository: Repository, image: str, pins: Sequence[KitServer]) -> StoredImage:
+    """The manifest of an image, signed by one of these keys and of the server that is pinned with it.
+
+    TrustError when it is by none of them.
+    """
+    failures: list[TrustError] = []
+    for pin in pins:
+        try:
+            stored = repository.load(image, pin.fingerprint)
+            _require_id(stored, pin, repository)
+            return stored
+        except TrustError as error:
+            failures.append(error)
+    raise failures[0]
+
+
+def _missing(server: str, image: str, known: Sequence[str]) -> ObjectMissingError:
+    newest = ", ".join(f"{server}/{each}" for each in known[:-4:-1])
+    return ObjectMissingError(
+        f"there is no image {server}/{image} at any site",
+        hint=f"the newest are {newest}; `refloat images` lists all" if newest else f"no site has any of {server}",
+        server=server,
+        image=image,
+    )
+
+
+def _with_site(name: str, error: RefloatError) -> str:
+    """The error's message, told with the site; many say it themselves."""
+    said = error.message.startswith((f"{name}:", f"site {name}:")) or f"at site {name}:" in error.message
+    return error.message if said else f"site {name}: {error.message}"
 
 
 def _require_id(stored: StoredImage, pin: KitServer, repository: Repository) -> None:
@@ -157,4 +191,5 @@ def _require_id(stored: StoredImage, pin: KitServer, repository: Repository) -> 
             hint="compare `refloat keys show` on the server with the kit; a pin is copied whole, never put together",
             site=repository.site.name,
             object=name,
+            problem=f"it is of the server with id {found}, {pin.id} is pinned",
         )

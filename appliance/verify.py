@@ -14,6 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from appliance.catalog import load_pinned
+from appliance.kit import KitServer
 from core.errors import CorruptError, ObjectMissingError, RefloatError, TrustError, VersionError
 from core.monitor import Monitor, Task
 from imager.keys import Identities
@@ -75,7 +77,7 @@ class VerifyReport:
 class Verify:
     """One verification of one server at one site."""
 
-    def __init__(self, repository: Repository, pins: Sequence[str], monitor: Monitor) -> None:
+    def __init__(self, repository: Repository, pins: Sequence[KitServer], monitor: Monitor) -> None:
         self._repository, self._pins, self._monitor = repository, list(pins), monitor
         self.report = VerifyReport()
         self._images: dict[str, StoredImage] = {}
@@ -99,22 +101,20 @@ class Verify:
             self._load(name)
         self._check_card()
         self._check_parents()
-        sizes = {ref.digest: ref.size_bytes for stored in self._images.values() for ref in _refs(stored.manifest)}
-        site = self._repository.site.name
+        # How many bytes the packs have is known only when the last map is read.
         with (
-            self._monitor.task(f"verify {site}", sum(sizes.values())) as task,
+            self._monitor.task(f"verify {self._repository.site.name}") as task,
             ThreadPoolExecutor(threads, "verify") as pool,
         ):
-            for ref, all_frames, users in self._segments():
+            for all_frames, users in self._segments():
                 packs: dict[PackRef, list[Frame]] = {}
                 for frame in all_frames:
                     assert frame.pack is not None  # noqa: S101 - frames of a parsed segment have one
                     packs.setdefault(frame.pack, []).append(frame)
                 # One segment's packs at a time: memory does not grow with the site.
-                jobs = [pool.submit(self._check_pack, pack, frames, users) for pack, frames in packs.items()]
+                jobs = [pool.submit(self._check_pack, pack, frames, users, task) for pack, frames in packs.items()]
                 for job in jobs:
                     job.result()
-                task.advance(ref.size_bytes)
         self.report.packs = len(self._seen)
         return self.report
 
@@ -158,21 +158,19 @@ class Verify:
 
     def _load(self, name: str) -> None:
         self.report.images += 1
-        failures: list[RefloatError] = []
-        for pin in self._pins:
-            try:
-                self._images[name] = self._repository.load(name, pin)
-                return
-            except _WRONG as error:
-                failures.append(error)
-        self._damaged(self._repository.image_name(name), _problem(failures[0]), {name})
+        try:
+            self._images[name] = load_pinned(self._repository, name, self._pins)
+        except _WRONG as error:
+            self._damaged(self._repository.image_name(name), _problem(error), {name})
 
     def _check_card(self) -> None:
         """`server.json` is signed by a pinned key, and under the id that this key's images have."""
         failures: list[RefloatError] = []
         for pin in self._pins:
             try:
-                card, signer = self._repository.card(pin)
+                card, signer = self._repository.card(pin.fingerprint)
+                if card.id != pin.id:
+                    raise TrustError(f"it is of the server with id {card.id}, {pin.id} is pinned")
             except _WRONG as error:
                 failures.append(error)
                 continue
@@ -192,7 +190,7 @@ class Verify:
                     self._repository.image_name(name), f"its parent {parent.image} is another one here", {name}
                 )
 
-    def _segments(self) -> Iterator[tuple[SegmentRef, list[Frame], set[str]]]:
+    def _segments(self) -> Iterator[tuple[list[Frame], set[str]]]:
         """Every sound segment's frames, and the images that list it."""
         wanted: dict[str, set[str]] = {}
         refs = {}
@@ -207,7 +205,7 @@ class Verify:
             except _WRONG as error:
                 self._damaged(self._repository.map_name(digest), _problem(error), users)
                 continue
-            yield refs[digest][0], frames, users
+            yield frames, users
 
     def _segment(self, ref: SegmentRef, server_id: bytes) -> list[Frame]:
         """All frames of a segment, after every check that it can be put to."""
@@ -220,12 +218,12 @@ class Verify:
                 pass
             return list(segment.frames())
 
-    def _check_pack(self, ref: PackRef, frames: list[Frame], users: set[str]) -> None:
+    def _check_pack(self, ref: PackRef, frames: list[Frame], users: set[str], task: Task) -> None:
         """Every byte of a pack, and all that a signed map says of its frames."""
         name = self._repository.pack_name(ref)
         try:
             with blamed(self._repository.site, name):
-                known = self._known.get(ref.digest) or self._read_pack(ref, name)
+                known = self._known.get(ref.digest) or self._read_pack(ref, name, task)
                 for frame in frames:
                     if known.get(frame.offset) != _Said(
                         frame.key_id, frame.number, frame.blocks, frame.length, frame.digest
@@ -236,7 +234,7 @@ class Verify:
         with self._lock:
             self._seen.add(ref.digest)
 
-    def _read_pack(self, ref: PackRef, name: str) -> dict[int, _Said]:
+    def _read_pack(self, ref: PackRef, name: str, task: Task) -> dict[int, _Said]:
         data = self._repository.site.get(name, 0, ref.size_bytes)
         if self._repository.site.stat(name).size_bytes != ref.size_bytes:
             raise CorruptError("it is longer than its map says")
@@ -255,6 +253,7 @@ class Verify:
         }
         with self._lock:
             self.report.read_bytes += len(data)
+            task.advance(len(data))
             self._known[ref.digest] = found
             # Neighbouring segments share packs; what is dropped here is read once more if it is needed again.
             while len(self._known) > _PACKS_KNOWN:

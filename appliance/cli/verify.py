@@ -30,6 +30,7 @@ def verify(context: Context, images: tuple[str, ...], deep: bool, only: tuple[st
     wanted: dict[str, list[str]] = {}
     for name in images:
         server, image = catalog.resolve(name)
+        catalog.require(server, image)
         wanted.setdefault(server, []).append(image)
     if not images:
         wanted = {server: [] for server in catalog.servers()}
@@ -37,9 +38,8 @@ def verify(context: Context, images: tuple[str, ...], deep: bool, only: tuple[st
         raise ConfigError("no server is known", hint="give --kit, or run it on a server that has keys")
     total = VerifyReport()
     for server, chosen in wanted.items():
-        pins = [pin.fingerprint for pin in unlock.trusted(server)]
         for site in catalog.sites:
-            run = Verify(Repository(site, server), pins, context.monitor)
+            run = Verify(Repository(site, server), unlock.trusted(server), context.monitor)
             run.run(chosen)
             if deep and unlock.identities is not None:
                 run.deep(unlock.identities, context.monitor)

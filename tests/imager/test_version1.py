@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from appliance.kit import KitServer
 from appliance.verify import Verify
 from core.monitor import Monitor
 from imager.keys import Identities
@@ -39,11 +40,25 @@ def repository(tmp_path: Path) -> Repository:
 
 
 def test_it_proves_intact_without_keys(repository: Repository) -> None:
-    run = Verify(repository, [FACTS["fingerprint"]], Monitor())
+    pin = KitServer(name=FACTS["server"], id=FACTS["server_id"], fingerprint=FACTS["fingerprint"])
+    monitor = Monitor()
+    run = Verify(repository, [pin], monitor)
     report = run.run()
+    (task,) = monitor.tasks
+    assert task.done_bytes == report.read_bytes > 0
     assert report.damage == [] and report.images == len(FACTS["images"]) and report.packs > 1
     run.deep(Identities.parse(FACTS["identity_for_tests_only"]), Monitor())
     assert run.report.damage == [] and run.report.blocks > 0
+
+
+def test_a_pin_is_a_key_and_an_id(repository: Repository) -> None:
+    """Keys may be copied to a clone: every manifest, and the card, are then of another server."""
+    pin = KitServer(name=FACTS["server"], id="00" * 16, fingerprint=FACTS["fingerprint"])
+    report = Verify(repository, [pin], Monitor()).run()
+    assert {each.object for each in report.damage} == {
+        repository.card_name, *(repository.image_name(name) for name in FACTS["images"])
+    }  # fmt: skip
+    assert all(f"of the server with id {FACTS['server_id']}" in each.problem for each in report.damage)
 
 
 def test_it_holds_what_the_format_has(repository: Repository) -> None:

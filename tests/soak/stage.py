@@ -18,6 +18,7 @@ import pyrage
 
 from appliance.config import Config, DiskConfig, ImageConfig, SiteConfig
 from appliance.image import ImageOptions, ImageOutcome, take_image
+from appliance.kit import KitServer
 from appliance.verify import Verify
 from core.monitor import Monitor
 from core.run import SystemRunner
@@ -127,7 +128,8 @@ class Stage:
 
     def verify(self, site: str) -> Verify:
         """A keyless verification of everything at a site, run."""
-        run = Verify(self.repository(site), [self.keys.fingerprint], Monitor())
+        pin = KitServer(name=self.keys.name, id=self.keys.server_id.hex(), fingerprint=self.keys.fingerprint)
+        run = Verify(self.repository(site), [pin], Monitor())
         run.run(threads=2)
         return run
 

@@ -195,3 +195,17 @@ def test_a_wrong_passphrase(small: Small, tmp_path: Path) -> None:
     (tmp_path / "pw").write_text(PASSPHRASE.upper())
     argv = ("images", "web1", "--kit", small.server.kit, "--passphrase-file", tmp_path / "pw")
     small.server.fails(30, *argv)
+
+
+def test_an_image_that_no_site_has(small: Small) -> None:
+    """Not damage: nothing of that name was ever taken. The hint names what there is."""
+    for command in ("verify", "show"):
+        error = small.server.fails(22, command, "web1/20200101T000000Z", "--config", small.server.config)
+        assert "web1/20200101T000000Z" in error["message"]
+        assert f"web1/{small.second}, web1/{small.first};" in error["hint"]
+
+
+def test_an_image_that_one_site_has_is_damaged_at_the_other(broken: Server, small: Small) -> None:
+    broken.manifest("de", small.second).unlink()
+    answer = broken.run("verify", f"web1/{small.second}", "--config", broken.config)
+    assert answer.status == 23 and [each["site"] for each in answer.value["damage"]] == ["de"]
