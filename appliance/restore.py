@@ -161,12 +161,17 @@ def _require_whole(image: OpenImage, plan: Plan) -> None:
     wanted = [image.manifest.volume(each.volume) for each in plan.actions if isinstance(each, WriteVolume)]
     lost = image.lost(wanted)
     if lost:
-        names = ", ".join(f"{name} ({blocks} blocks)" for name, blocks in lost.items())
+        first = image.sites[0]
+        example = first.pack_name(next(iter(lost.values()))[0])
+        names = ", ".join(f"{name} ({len(packs)} packs)" for name, packs in lost.items())
         whole = [each.spec.name for each in wanted if each.spec.name not in lost]
         raise ObjectMissingError(
-            f"image {image.manifest.image} is not whole at any site that was asked: {names}",
+            f"image {image.manifest.image} is not whole: {example} is missing at "
+            f"{', '.join(each.site.name for each in image.sites)}; that concerns {names}",
             hint="take another image (`refloat verify` names the whole ones)"
             + (f", or only what is whole: --only {' --only '.join(whole)}" if whole else ""),
+            object=example,
+            site=first.site.name,
         )
 
 

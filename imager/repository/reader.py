@@ -88,8 +88,8 @@ class OpenImage:
         """A map segment, from the first site that has it right."""
         return self._from_any(lambda site: site.segment(ref, self.server_id))
 
-    def lost(self, volumes: Sequence[Volume]) -> dict[str, int]:
-        """Volume name → blocks of it that lie in packs no site has. Asked before a target is touched.
+    def lost(self, volumes: Sequence[Volume]) -> dict[str, list[PackRef]]:
+        """Volume name → packs it needs that no site has. Asked before a target is touched.
 
         Cheap while nothing is lost: then only listings and the tables of the map segments are read.
         """
@@ -103,12 +103,12 @@ class OpenImage:
         for site in self.sites:
             with contextlib.suppress(SiteError):
                 gone &= site.lost_packs(packs)
-        found: dict[str, int] = {}
+        found: dict[str, dict[PackRef, None]] = {}
         names = {volume.id: volume.spec.name for volume in volumes}
         for item in self.items(volumes) if gone else ():
             if item.frame is not None and item.frame.pack is not None and item.frame.pack.digest in gone:
-                found[names[item.volume]] = found.get(names[item.volume], 0) + 1
-        return found
+                found.setdefault(names[item.volume], {})[item.frame.pack] = None
+        return {name: list(packs) for name, packs in found.items()}
 
     def fetch(self, pack: PackRef, offset: int, length: int) -> bytes:
         """Bytes of a pack, from the first site that has them."""
