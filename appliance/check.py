@@ -185,7 +185,8 @@ def reach_sites(sites: Iterable[tuple[str, str]], open_site: Callable[[str, str]
             finally:
                 site.close()
         except RefloatError as error:
-            found.append(fail(f"site {name}", error.message, error.hint or ""))
+            # Drivers say which site; here the subject does.
+            found.append(fail(f"site {name}", error.message.removeprefix(f"{name}: "), error.hint or ""))
         else:
             found.append(ok(f"site {name}", "reachable" if first else "reachable, and empty"))
     return found

@@ -116,20 +116,23 @@ class _Answers:
             raise self._answer
         return iter(self._answer)
 
+    def place(self) -> str:
+        return self.name
+
     def close(self) -> None:
         self._log.append(self.name)
 
 
 def test_a_site_that_is_down_is_a_finding_and_the_next_is_still_asked() -> None:
     log: list[str] = []
-    answers: dict[str, list[ObjectInfo] | SiteError] = {"a": SiteError("a is down", hint="wait"), "b": []}
+    answers: dict[str, list[ObjectInfo] | SiteError] = {"a": SiteError("a: is down", hint="wait"), "b": []}
 
     def opened(name: str, url: str) -> Site:
         return _Answers(name, answers[name], log)  # type: ignore[return-value]
 
     found = reach_sites([("a", "x://a"), ("b", "x://b")], opened)
     assert [(each.status, each.message, each.hint) for each in found] == [
-        (Status.FAIL, "a is down", "wait"),
+        (Status.FAIL, "is down", "wait"),
         (Status.OK, "reachable, and empty", ""),
     ]
     assert log == ["a", "b"]

@@ -243,6 +243,14 @@ def test_check_says_fail_and_why(refloat: Refloat, config: Path, tmp_path: Path)
     assert status == 11 and "FAIL  countries" in out
 
 
+def test_a_site_that_is_down_is_named_once(refloat: Refloat, config: Path, tmp_path: Path) -> None:
+    refloat("keys", "new", "--config", config)
+    (tmp_path / "fr").rmdir()
+    status, _, err = refloat("images", "--config", config)
+    assert status == 0 and err.startswith("warning: fr: there is no folder "), err
+    assert "site fr: fr:" not in refloat("check", "--config", config)[1]
+
+
 @pytest.mark.block
 def test_doctor(refloat: Refloat, config: Path, small_kit: Path) -> None:
     status, out, _ = refloat("doctor", "--config", config, "--json")
