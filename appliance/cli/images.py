@@ -6,6 +6,7 @@ import click
 
 from appliance.catalog import Catalog, ImageEntry
 from appliance.cli.common import Context, command, plain
+from core.layout import Disk, Role
 from core.sizes import format_size
 from imager.repository.manifest import Manifest
 from imager.repository.store import StoredImage
@@ -102,9 +103,12 @@ def _page(context: Context, manifest: Manifest) -> None:
 
     parent = manifest.parent.image if manifest.parent else "none: a full image"
     context.print(f"[bold]{manifest.server.name}/{manifest.image}[/bold]  {manifest.state}  parent {parent}")
+    context.print(f"taken {plain(manifest.taken_at)}, finished {plain(manifest.finished_at)}")
     if manifest.note:
         context.print(f"note: {plain(manifest.note)}")
-    table = Table()
+    for disk in manifest.layout.disks:
+        _print_disk(context, disk)
+    table = Table(title="what was imaged", title_justify="left")
     for column in ("volume", "holds", "size", "read", "method", "unreadable"):
         table.add_column(column, justify="right" if column in ("size", "read") else "left")
     for volume in manifest.volumes:
@@ -115,4 +119,28 @@ def _page(context: Context, manifest: Manifest) -> None:
             format_size(volume.used_bytes), volume.method,
             ", ".join(f"{size} B at {at}" for at, size in volume.unreadable),
         )  # fmt: skip
+    context.print(table)
+
+
+def _print_disk(context: Context, disk: Disk) -> None:
+    """The disk that was there, and its partitions: those that are made again empty (swap), too."""
+    from rich.table import Table
+
+    kind = disk.table.kind if disk.table else f"no partition table {disk.content.type}".rstrip()
+    known = (f"model {disk.model}" if disk.model else "", f"serial {disk.serial}" if disk.serial else "")
+    words = (f"{format_size(disk.size_bytes)} ({disk.size_bytes} B)", f"sectors of {disk.sector_bytes} B", kind)
+    context.print(
+        f"disk [bold]{plain(disk.name)}[/bold]  {plain('  '.join(each for each in (*known, *words) if each))}"
+    )
+    if disk.table is None:
+        return
+    table = Table()
+    for column in ("partition", "size", "type", "name", "content", "label", "smallest known size"):
+        table.add_column(column, justify="right" if "size" in column else "left")
+    for part in disk.table.partitions:
+        content = part.content
+        holds = content.type or ("" if part.role is Role.PRIMARY else part.role)
+        least = "" if content.min_bytes is None else format_size(content.min_bytes)
+        row = (part.number, format_size(part.size_bytes), part.type, part.name, holds, content.label, least)
+        table.add_row(*map(plain, row))
     context.print(table)
