@@ -7,8 +7,11 @@ no log is replayed, and a clone's UUID disturbs nobody. Imports `core` and `hard
 
 from __future__ import annotations
 
+import os
 import re
+import select
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator
 
 from core.errors import SourceError, ToolError
@@ -20,6 +23,11 @@ from hardware.machine import SiteSpot
 from hardware.tables import Signatures, look_at_gpt, read_table, signatures
 
 MARKER = "refloat-site.json"
+#: How many folders below a filesystem's root a site is looked for, and in an installed system's own folders.
+DEPTH, SYSTEM_DEPTH = 5, 2
+_SYSTEM = re.compile(r"bin|boot|dev|etc|lib\w*|proc|run|sbin|snap|sys|usr|Windows|Program Files.*|ProgramData")
+#: Where the search of one filesystem is cut off: folders listed, seconds, folders given to a tool at a time.
+MAX_FOLDERS, MAX_SECONDS, _BATCH = 20_000, 60.0, 2000
 #: Recognised, and by their nature not a place that a site can be kept in.
 _HARMLESS = frozenset({"swap", "swsuspend", "iso9660", "squashfs", "cramfs", "erofs"})
 Place = tuple[int, int]  # offset, size
@@ -30,8 +38,10 @@ class _Unseen(Exception):
 
 
 def holds_site(path: str, runner: Runner, *, sector_bytes: int | None = None) -> tuple[SiteSpot, ...]:
-    """Where on a disk or image file a site is, or may be: `refloat-site.json` in the root of a filesystem or up to two
-    folders below it. Empty means: looked everywhere, found none. Raises SourceError when the disk cannot be read.
+    """Where on a disk or image file a site is, or may be: `refloat-site.json` in the root of a filesystem or up to
+    DEPTH folders below it (SYSTEM_DEPTH in /usr, /etc and the like).
+
+    Empty means: looked everywhere, found none. Raises SourceError when the disk cannot be read.
     """
     facts = facts_of(path, sector_bytes)
     try:
@@ -86,18 +96,57 @@ def _look(facts: Facts, place: Place, seen: Signatures, runner: Runner) -> str:
         return look(node, runner)
 
 
-def _walk(roots: list[str], listing: Callable[[list[str]], Iterator[tuple[str, str]]]) -> str:
-    """Folders level by level: `listing(folders)` yields (name, folder id or "" for what is none)."""
-    level = roots
-    for depth in range(3):
-        below = []
-        for name, folder in listing(level) if level else ():
-            if name == MARKER:
-                return f"{MARKER} {depth} folders deep"
-            if folder and name not in (".", ".."):
-                below.append(folder)
-        level = below
-    return ""
+Listing = Callable[[list[str]], Iterator[tuple[str, str]]]
+
+
+class _Walk:
+    """The search of one filesystem: `listing(folders)` yields (name, folder id or "" for what is none)."""
+
+    def __init__(self, listing: Listing) -> None:
+        self._listing = listing
+        self._left, self._deadline = MAX_FOLDERS, time.monotonic() + MAX_SECONDS
+
+    def search(self, root: str) -> str:
+        """Where the marker is, or nothing. Raises _Unseen when the search was cut off before it was found."""
+        top = list(self._entries([root]))
+        if any(name == MARKER for name, _folder in top):
+            return f"{MARKER} in its root"
+        folders = [entry for entry in top if entry[1]]
+        system = [folder for name, folder in folders if _SYSTEM.fullmatch(name)]
+        others = [folder for name, folder in folders if not _SYSTEM.fullmatch(name)]
+        # the system's folders first: they are few at that depth, and the others may use up what is allowed
+        return self._levels(system, SYSTEM_DEPTH) or self._levels(others, DEPTH)
+
+    def _levels(self, level: list[str], last: int) -> str:
+        for depth in range(1, last + 1):
+            below = []
+            for name, folder in self._entries(level):
+                if name == MARKER:
+                    return f"{MARKER} {depth} folders deep"
+                if folder:
+                    below.append(folder)
+            level = below
+        return ""
+
+    def _entries(self, level: list[str]) -> Iterator[tuple[str, str]]:
+        for start in range(0, len(level), _BATCH):
+            batch = level[start : start + _BATCH][: self._left]
+            if len(batch) < len(level[start : start + _BATCH]):
+                yield from self._tidy(batch)
+                raise _cut_off(f"{MAX_FOLDERS} folders")
+            yield from self._tidy(batch)
+
+    def _tidy(self, folders: list[str]) -> Iterator[tuple[str, str]]:
+        self._left -= len(folders)
+        for name, folder in self._listing(folders) if folders else ():
+            if time.monotonic() > self._deadline:
+                raise _cut_off(f"{MAX_SECONDS:.0f} s")
+            if name not in (".", ".."):
+                yield name, folder
+
+
+def _cut_off(after: str) -> _Unseen:
+    return _Unseen(f"a filesystem with so many folders that the search was cut off after {after}")
 
 
 _EXT_LINE = re.compile(r"/(\d+)/(\d+)/\d+/\d+/(.*)/\d*/")
@@ -114,7 +163,7 @@ def _ext(node: str, runner: Runner) -> str:
         for match in _EXT_LINE.finditer(result.text):
             yield match[3], match[1] if match[2].startswith("04") else ""
 
-    found = _walk(["2"], listing)
+    found = _Walk(listing).search("2")
     header = runner.run(["dumpe2fs", "-h", node], purpose=f"look into {node}").text
     if found or "needs_recovery" not in header:
         return found
@@ -149,7 +198,7 @@ def _xfs(node: str, runner: Runner) -> str:
         for match in _XFS_LINE.finditer(result.text):
             yield match[3], match[1] if match[2] == "directory" else ""
 
-    found = _walk([root.split("=")[-1].strip()], listing)
+    found = _Walk(listing).search(root.split("=")[-1].strip())
     if not found and "<CLEAN>" not in runner.run(["xfs_logprint", "-t", node], purpose=f"read the log of {node}").text:
         raise _Unseen("an xfs filesystem whose log is not replayed")
     return found
@@ -158,12 +207,12 @@ def _xfs(node: str, runner: Runner) -> str:
 def _btrfs(node: str, runner: Runner) -> str:
     # one folder more than elsewhere: a subvolume such as @ is where the root of the tree usually is
     folder = r"/[^/]+"
-    pattern = "|".join(rf"{folder * depth}(|/refloat-site\.json)" for depth in range(4))
+    pattern = "|".join(rf"{folder * depth}(|/refloat-site\.json)" for depth in range(DEPTH + 2))
     with tempfile.TemporaryDirectory() as nowhere:
-        argv = ["btrfs", "restore", "--dry-run", "-vv", "--path-regex", f"^(/|{pattern})$", node, nowhere]
-        text = runner.run(argv, purpose=f"look into {node}").text
-    if any(line.startswith("Restoring ") and line.endswith(f"/{MARKER}") for line in text.splitlines()):
-        return MARKER
+        # -s: a snapshot that was rolled back to is the root of the tree
+        argv = ["btrfs", "restore", "-s", "--dry-run", "-vv", "--path-regex", f"^(/|{pattern})$", node, nowhere]
+        if _named_in(argv, runner):
+            return MARKER
     superblock = runner.run(["btrfs", "inspect-internal", "dump-super", node], purpose=f"look into {node}").text
     if not re.search(r"^log_root\s+0$", superblock, re.MULTILINE):
         raise _Unseen("a btrfs whose log is not replayed")
@@ -172,11 +221,27 @@ def _btrfs(node: str, runner: Runner) -> str:
     return ""
 
 
+def _named_in(argv: list[str], runner: Runner) -> bool:
+    """Whether btrfs names a marker, read as it prints: on a large filesystem that is more than fits in memory."""
+    tail, deadline, wanted = b"", time.monotonic() + MAX_SECONDS, f"/{MARKER}\n".encode()
+    with runner.stream(argv, purpose=f"look into {argv[-2]}") as stream:
+        while (left := deadline - time.monotonic()) > 0 and select.select([stream.stdout], [], [], left)[0]:
+            # past the buffer, which select does not see
+            chunk = os.read(stream.stdout.fileno(), 1 << 16)
+            if not chunk:
+                stream.finish()
+                return False
+            if wanted in tail + chunk:
+                return True
+            tail = (tail + chunk)[-len(wanted) :]
+    raise _cut_off(f"{MAX_SECONDS:.0f} s")
+
+
 def _vfat(node: str, runner: Runner) -> str:
     text = runner.run(["fsck.vfat", "-n", "-l", "-v", node], purpose=f"look into {node}", ok=(0, 1), timeout=600).text
     for line in text.splitlines():
-        path = line.removeprefix("Checking file ").split(" (")[0]
-        if line.startswith("Checking file ") and path.rsplit("/", 1)[-1].lower() == MARKER and path.count("/") <= 3:
+        path = line.removeprefix("Checking file ").split(" (")[0].lower()
+        if line.startswith("Checking file ") and path.endswith(f"/{MARKER}") and path.count("/") <= DEPTH + 1:
             return MARKER
     return ""
 
@@ -189,7 +254,7 @@ def _ntfs(node: str, runner: Runner) -> str:
                 name = line.strip().removesuffix("/")
                 yield name, f"{folder.rstrip('/')}/{name}" if line.strip().endswith("/") else ""
 
-    return _walk(["/"], listing)
+    return _Walk(listing).search("/")
 
 
 _LOOKS: dict[str, Callable[[str, Runner], str]] = {

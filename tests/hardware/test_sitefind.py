@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from core.errors import SourceError
+from hardware import sitefind
 from hardware.attach import attach
 from hardware.sitefind import MARKER, holds_site
 from tests.hardware.disks import MIB, RUNNER, blank, gpt_script, partition, tool
@@ -26,13 +27,18 @@ MAKE = {
 }
 
 
+#: By depth: the root, then folders below one another, with blanks and quotes.
+DEEP = ["", "srv/", "srv/a b/", 'srv/a b/c"d/', 'srv/a b/c"d/sites/', 'srv/a b/c"d/sites/de/']
+DEEP += [f"{DEEP[5]}{'x/' * more}" for more in (1, 2)]
+
+
 def fill(kind: str, path: str, name: str, tmp_path: Path) -> None:
     """A filesystem with a few folders, and an empty file of that name in it (empty: none)."""
     tool(*MAKE[kind], path)
-    folders = ["srv", "srv/a b", 'srv/a b/c"d', "var"]
     if kind == "vfat":
-        for folder in folders[:2] + folders[3:] + ["srv/a b/deep"]:
-            tool("mmd", "-i", path, f"::{folder}")
+        name = name.replace('"', "")
+        for folder in [*DEEP[1:], "var/", "usr/", "usr/a/", "usr/a/b/"]:
+            tool("mmd", "-i", path, "::" + folder.rstrip("/").replace('"', ""))
         if name:
             tool("mcopy", "-i", path, "/dev/null", f"::{name}")
         return
@@ -41,25 +47,63 @@ def fill(kind: str, path: str, name: str, tmp_path: Path) -> None:
             tool("ntfscp", path, "/etc/hostname", f"/{name}")
         return
     with attach(path, read_only=False, runner=RUNNER) as node, mounted(node, tmp_path / "mnt") as where:
-        for folder in [*folders, "srv/a b/deep"]:
-            (where / folder).mkdir()
+        for folder in [DEEP[-1], "var", "usr/a/b"]:
+            (where / folder).mkdir(parents=True)
         (where / "srv" / "file").write_bytes(b"x" * 100)
         if name:
             (where / name).touch()
 
 
-CASES = [(kind, depth) for kind in MAKE for depth in range(4) if not (kind == "ntfs" and depth)]
+CASES = [(kind, depth) for kind in MAKE for depth in (0, 1, 2, 5, 6, 7) if not (kind == "ntfs" and depth)]
 
 
 @pytest.mark.parametrize(("kind", "depth"), CASES)
-def test_site_in_the_root_or_up_to_two_folders_below(tmp_path: Path, kind: str, depth: int) -> None:
+def test_site_in_the_root_or_up_to_five_folders_below(tmp_path: Path, kind: str, depth: int) -> None:
     path = blank(tmp_path / "disk", ROOM)
-    fill(kind, path, ["", "srv/", "srv/a b/", "srv/a b/deep/"][depth] + MARKER, tmp_path)
+    fill(kind, path, DEEP[depth] + MARKER, tmp_path)
     spots = holds_site(path, RUNNER)
-    if depth == 3 and kind != "btrfs":  # there a subvolume may stand for the root
+    if depth > 5 + (kind == "btrfs"):  # there a subvolume may stand for the root
         assert spots == ()
     else:
         assert [(spot.start_bytes, spot.certain) for spot in spots] == [(0, True)] and spots[0].uuid
+
+
+@pytest.mark.parametrize(("folder", "found"), [("usr/a/", True), ("usr/a/b/", False)])
+def test_folders_of_the_system_are_searched_less_deep(tmp_path: Path, folder: str, found: bool) -> None:
+    path = blank(tmp_path / "disk", ROOM)
+    fill("ext4", path, folder + MARKER, tmp_path)
+    assert bool(holds_site(path, RUNNER)) is found
+
+
+@pytest.mark.parametrize(("kind", "limit"), [("ext4", "MAX_FOLDERS"), ("xfs", "MAX_FOLDERS"), ("btrfs", "MAX_SECONDS")])
+def test_search_that_is_cut_off_is_no_all_clear(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, limit: str
+) -> None:
+    path = blank(tmp_path / "disk", ROOM)
+    fill(kind, path, "", tmp_path)
+    monkeypatch.setattr(sitefind, limit, 3 if limit == "MAX_FOLDERS" else 0.0)
+    (spot,) = holds_site(path, RUNNER)
+    assert not spot.certain and "cut off" in spot.what
+
+
+def test_search_over_many_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = blank(tmp_path / "disk", ROOM)
+    fill("ext4", path, DEEP[4] + MARKER, tmp_path)
+    monkeypatch.setattr(sitefind, "_BATCH", 1)
+    assert [spot.certain for spot in holds_site(path, RUNNER)] == [True]
+
+
+def test_rolled_back_root_of_a_btrfs(tmp_path: Path) -> None:
+    """After a rollback the root is a snapshot, which `btrfs restore` passes over unless told."""
+    path = blank(tmp_path / "disk", ROOM)
+    tool("mkfs.btrfs", "-q", path)
+    with attach(path, read_only=False, runner=RUNNER) as node, mounted(node, tmp_path / "mnt") as where:
+        tool("btrfs", "subvolume", "create", str(where / "@"))
+        (where / "@/backup").mkdir()
+        (where / "@/backup" / MARKER).touch()
+        tool("btrfs", "subvolume", "snapshot", str(where / "@"), str(where / "@new"))
+        tool("btrfs", "subvolume", "delete", str(where / "@"))
+    assert [spot.certain for spot in holds_site(path, RUNNER)] == [True]
 
 
 @pytest.mark.parametrize("kind", MAKE)
