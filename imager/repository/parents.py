@@ -36,7 +36,6 @@ def survey(
     like that. TrustError when its prefix belongs to another server of the same name.
     """
     site = repository.site.name
-    _must_be_ours(repository, keys, monitor)
     names = [row.image for row in repository.images()]
     seen = _read_seen(state, site)
     if seen is not None and not names:
@@ -50,6 +49,7 @@ def survey(
             f"{names[-1]}; it was rolled back or lost images"
         )
     parent, lost = _newest_usable(repository, keys, names, seen, monitor)
+    _check_card(repository, keys, monitor, known=parent is not None or seen is not None)
     found: list[tuple[Journal, frozenset[str]]] = []
     for journal in journals:
         if parent is not None and journal.key_id.hex() in parent.manifest.keys:
@@ -60,7 +60,8 @@ def survey(
     return SiteState(site, repository, parent, found, tuple(names), lost)
 
 
-def _must_be_ours(repository: Repository, keys: ServerKeys, monitor: Monitor) -> None:
+def _check_card(repository: Repository, keys: ServerKeys, monitor: Monitor, *, known: bool) -> None:
+    """Whose prefix it is. Where this server has images (`known`), a wrong card is vandalism: it must not stop backups."""
     try:
         card, signer = repository.card()
     except ObjectMissingError:
@@ -68,9 +69,14 @@ def _must_be_ours(repository: Repository, keys: ServerKeys, monitor: Monitor) ->
     except (CorruptError, TrustError, VersionError) as error:
         monitor.warn(error.message)
         return
-    if (card.id, signer) != (keys.server_id.hex(), keys.fingerprint):
+    if (card.id, signer) == (keys.server_id.hex(), keys.fingerprint):
+        return
+    problem = f"{repository.card_name} at site {repository.site.name} is of another server of this name ({signer})"
+    if known:
+        monitor.warn(problem)
+    else:
         raise TrustError(
-            f"{repository.prefix} at site {repository.site.name} belongs to another server of this name ({signer})",
+            problem,
             hint="give this server a name of its own (also when its keys were made anew: a name belongs to one key)",
         )
 

@@ -202,6 +202,14 @@ class Repository:
                     lost.discard(digest)
         return frozenset(lost)
 
+    def has_object(self, name: str) -> bool:
+        """Whether there is an object of that name."""
+        try:
+            self.site.stat(name)
+        except ObjectMissingError:
+            return False
+        return True
+
     def has_pack(self, ref: PackRef) -> bool:
         """Whether the pack is there with its size."""
         try:
