@@ -14,10 +14,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from appliance.shrink import shrunk
-from core.errors import ConfigError, ConfirmError, ObjectMissingError
+from core.errors import ConfigError, ConfirmError, ObjectMissingError, ToolError
 from core.monitor import Monitor
-from core.run import Runner
+from core.run import Runner, find_tool
 from hardware.actions import (
+    PACKAGES,
+    Action,
     ClearSpace,
     ClearTable,
     GrowFilesystem,
@@ -25,8 +27,10 @@ from hardware.actions import (
     ShrinkFilesystem,
     WriteTable,
     WriteVolume,
+    tools_of,
 )
 from hardware.apply import clear_space, clear_table, grow_filesystem, make_swap, write_table
+from hardware.holdings import holdings
 from hardware.inventory import inspect_target, probe_inventory
 from hardware.machine import Device, Inventory, find_device, tokens
 from hardware.plan import Plan, PlanOptions, make_plan
@@ -66,13 +70,15 @@ class RestoreReport:
 
 @dataclass(frozen=True)
 class Restoration:
-    """A plan with all it was made from; `required` maps target path → what must be typed to confirm it."""
+    """A plan with all it was made from; `required` maps target path → what must be typed to confirm it, `holds`
+    target path → what is on it now, in lines."""
 
     image: OpenImage
     inventory: Inventory
     plan: Plan
     options: RestoreOptions
     required: dict[str, str]
+    holds: dict[str, list[str]] = field(default_factory=dict)
 
 
 def plan_restore(image: OpenImage, options: RestoreOptions, runner: Runner) -> Restoration:
@@ -100,7 +106,14 @@ def plan_restore(image: OpenImage, options: RestoreOptions, runner: Runner) -> R
     _require_whole(image, plan)
     named = tokens(inventory)
     return Restoration(
-        image, inventory, plan, options, {device.path: named[device.path] for device in targets.values()}
+        image,
+        inventory,
+        plan,
+        options,
+        required={device.path: named[device.path] for device in targets.values()},
+        holds={
+            device.path: holdings(device.path, runner, sector_bytes=device.sector_bytes) for device in targets.values()
+        },
     )
 
 
@@ -175,9 +188,24 @@ def _require_whole(image: OpenImage, plan: Plan) -> None:
         )
 
 
+def require_tools(actions: Sequence[Action], find: Callable[[str], str | None] = find_tool) -> None:
+    """ToolError when a tool that an action needs is not here: half a restore later it would be too late."""
+    needed = dict.fromkeys(name for action in actions for name in tools_of(action))
+    missing = [name for name in needed if find(name) is None]
+    if missing:
+        packages = sorted({PACKAGES[name] for name in missing})
+        raise ToolError(
+            f"the restore needs {', '.join(missing)}, and that is not installed; nothing was written",
+            hint=f"apt install {' '.join(packages)}",
+            missing=missing,
+        )
+
+
 def apply_restore(restoration: Restoration, runner: Runner, monitor: Monitor) -> RestoreReport:
-    """Do what the plan says. Raises before the first write when the plan is refused, or a shrink fails."""
+    """Do what the plan says. Raises before the first write when the plan is refused, a tool is missing, or a shrink
+    fails."""
     restoration.plan.require()
+    require_tools(restoration.plan.actions)
     started = time.monotonic()
     image, options, actions = restoration.image, restoration.options, restoration.plan.actions
     shrinks = {

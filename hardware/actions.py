@@ -127,3 +127,29 @@ class GrowFilesystem(Action, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 AnyAction = ShrinkFilesystem | ClearTable | WriteTable | ClearSpace | WriteVolume | MakeSwap | GrowFilesystem
+
+
+#: Tool → the Debian package that brings it.
+PACKAGES = {
+    "sfdisk": "fdisk", "partx": "util-linux", "blkid": "util-linux", "mkswap": "util-linux", "unshare": "util-linux",
+    "blkdiscard": "util-linux", "fallocate": "util-linux", "mount": "mount", "e2fsck": "e2fsprogs",
+    "resize2fs": "e2fsprogs", "xfs_growfs": "xfsprogs", "btrfs": "btrfs-progs", "fusermount3": "fuse3",
+}  # fmt: skip
+_TABLE_TOOLS = ("blkid", "sfdisk", "partx")
+_GROW_TOOLS = {
+    "ext2": ("e2fsck", "resize2fs"), "ext3": ("e2fsck", "resize2fs"), "ext4": ("e2fsck", "resize2fs"),
+    "xfs": ("unshare", "mount", "xfs_growfs"), "btrfs": ("unshare", "mount", "btrfs"),
+}  # fmt: skip
+
+
+def tools_of(action: Action) -> tuple[str, ...]:
+    """The system tools an action may start, all of them in PACKAGES: to be asked for before anything is written."""
+    if isinstance(action, ShrinkFilesystem):
+        return ("fusermount3", "e2fsck", "resize2fs")
+    if isinstance(action, ClearTable | WriteTable):
+        return _TABLE_TOOLS
+    if isinstance(action, ClearSpace):
+        return ("blkdiscard", "fallocate")
+    if isinstance(action, MakeSwap):
+        return ("mkswap",)
+    return _GROW_TOOLS.get(action.type, ()) if isinstance(action, GrowFilesystem) else ()
