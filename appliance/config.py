@@ -6,6 +6,7 @@ May import `imager.keys` and `core`.
 from __future__ import annotations
 
 import os
+import shlex
 import stat
 from pathlib import Path
 
@@ -119,7 +120,9 @@ def load_config(path: Path | None = None) -> Config:
             data = file.read(MAX_BYTES + 1)
         return parse_config(data.decode("utf-8"))
     except FileNotFoundError as error:
-        hint = f"`refloat config example > {path}` writes one to start from, or name one with --config"
+        hint = (
+            f"`refloat config example > {shlex.quote(str(path))}` writes one to start from, or name one with --config"
+        )
         raise ConfigError(f"there is no configuration at {path}", hint=hint) from error
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read: {error}") from error

@@ -14,7 +14,7 @@ from typing import Annotated
 import msgspec
 import pyrage
 
-from appliance.seal import TEXT_MAX, WORK, armor, dearmor, seal, unseal
+from appliance.seal import TEXT_MAX, WORK, armor, dearmor, normal, seal, unseal
 from core.errors import ConfigError, FormatError, KeyMissingError, VersionError
 from core.settings import NAME_PATTERN
 from imager.keys import Identities
@@ -156,12 +156,24 @@ def decode_kit(plain: bytes) -> Kit:
 
 def check_passphrase(passphrase: str) -> str:
     """The passphrase, if it is long enough to withstand guessing with the file in hand. Raises ConfigError."""
-    if len(passphrase) < PASSPHRASE_MIN:
+    if len(normal(passphrase)) < PASSPHRASE_MIN:
         raise ConfigError(
             f"the passphrase is shorter than {PASSPHRASE_MIN} characters",
             hint="take five random words; whoever has the file can guess",
         )
     return passphrase
+
+
+def gaps(kit: Kit) -> list[str]:
+    """What a kit that was just made lacks for a restore from it alone, in words."""
+    lacks = []
+    if not kit.sites:
+        lacks.append(
+            "the kit names no site: it will not say where the images are; `refloat kit add --config` adds them"
+        )
+    if not kit.servers:
+        lacks.append("the kit pins no server: it will trust no image; `refloat kit add --server` adds each")
+    return lacks
 
 
 def parse_server(text: str) -> KitServer:

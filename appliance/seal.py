@@ -9,10 +9,12 @@ Pure functions; may import `core` only.
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import hmac
 import os
 import re
+import unicodedata
 
 import pyrage
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
@@ -35,11 +37,16 @@ _HEADER = re.compile(
 )
 
 
+def normal(passphrase: str) -> str:
+    """The passphrase in Unicode's NFC: keyboards and systems differ in how they compose `ä`, people do not see it."""
+    return unicodedata.normalize("NFC", passphrase)
+
+
 def seal(plain: bytes, passphrase: str, *, work: int = WORK) -> bytes:
-    """An age file that `passphrase` opens; 2^`work` scrypt rounds (1 KiB of memory each)."""
+    """An age file that `passphrase` (in NFC) opens; 2^`work` scrypt rounds (1 KiB of memory each)."""
     file_key, salt = os.urandom(16), os.urandom(16)
     wrap = hashlib.scrypt(
-        passphrase.encode(),
+        normal(passphrase).encode(),
         salt=b"age-encryption.org/v1/scrypt" + salt,
         n=1 << work,
         r=8,
@@ -69,12 +76,14 @@ def unseal(sealed: bytes, passphrase: str) -> bytes:
         raise FormatError(
             f"opening it would need 2^{int(header[1])} KiB of memory", hint="this is no kit of ours: take another copy"
         )
-    try:
-        return bytes(pyrage.passphrase.decrypt(sealed, passphrase))
-    except pyrage.DecryptError as error:
-        raise KeyMissingError(
-            "the passphrase does not open it", hint="mind the keyboard layout, Caps Lock and spaces at the end"
-        ) from error
+    # NFD and as given: other programs that seal age files do not normalise.
+    ways = (normal(passphrase), unicodedata.normalize("NFD", passphrase), passphrase)
+    for way in dict.fromkeys(ways):
+        with contextlib.suppress(pyrage.DecryptError):
+            return bytes(pyrage.passphrase.decrypt(sealed, way))
+    raise KeyMissingError(
+        "the passphrase does not open it", hint="mind the keyboard layout, Caps Lock and spaces at the end"
+    )
 
 
 def armor(sealed: bytes) -> str:

@@ -47,6 +47,14 @@ class Session:
     emitted: bool = False
 
 
+class HintedUsageError(click.UsageError):
+    """A usage error that knows better what to do than `--help`."""
+
+    def __init__(self, message: str, hint: str) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
 class LazyGroup(click.Group):
     """Commands from `COMMANDS`, imported only when called."""
 
@@ -131,6 +139,8 @@ def _give_up_stdout() -> None:
 
 def _usage(session: Session, error: click.ClickException) -> int:
     context = getattr(error, "ctx", None)
+    if isinstance(error, HintedUsageError):
+        return _fail(session, "usage", error.format_message(), error.hint, 2)
     hint = f"see `{context.command_path} --help`" if isinstance(context, click.Context) else "see `refloat --help`"
     return _fail(session, "usage", error.format_message(), hint, 2)
 

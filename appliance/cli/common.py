@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import json
 import logging
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from typing import Concatenate, ParamSpec
 import click
 import msgspec
 
-from appliance.cli import Session, to_stdout
+from appliance.cli import HintedUsageError, Session, to_stdout
 from appliance.config import Config, load_config
 from appliance.unlock import Unlock, UnlockOptions, open_unlock, read_passphrase
 from core.errors import ConfigError
@@ -25,6 +26,7 @@ from core.monitor import Monitor, StreamMonitor
 from core.settings import DEFAULT_PATH
 
 P = ParamSpec("P")
+_PROMPT = "Passphrase of the recovery kit"
 
 
 @dataclass
@@ -105,8 +107,27 @@ def to_builtins(value: object) -> object:
 
 
 def ask_passphrase(*, twice: bool = False) -> str:
-    """The kit's passphrase from the terminal; `twice` when it is a new one."""
-    return str(click.prompt("Passphrase of the recovery kit", hide_input=True, confirmation_prompt=twice, err=True))
+    """The kit's passphrase from the terminal; `twice` when it is a new one. UsageError when there is no terminal:
+    getpass would then show what is typed."""
+    if not _has_terminal():
+        raise HintedUsageError(
+            "nobody answered: there is no terminal to ask for the passphrase on",
+            "give --passphrase-file FILE, or --passphrase-fd NUMBER",
+        )
+    given: dict[str, object] = {
+        "passphrase": click.prompt(_PROMPT, hide_input=True, confirmation_prompt=twice, err=True)
+    }
+    _require_utf8(given)
+    return str(given["passphrase"])
+
+
+def _has_terminal() -> bool:
+    """Whether getpass finds one: /dev/tty, whatever stdin is."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
+    except OSError:
+        return sys.stdin.isatty()
+    return True
 
 
 class FilePath(click.Path):
@@ -186,9 +207,8 @@ def _require_utf8(given: dict[str, object]) -> None:
     for name, value in given.items():
         for each in value if isinstance(value, tuple) else (value,):
             if isinstance(each, str) and any("\ud800" <= char <= "\udfff" for char in each):
-                raise ConfigError(
-                    f"{name} is not UTF-8: {each[:120]!a}", hint="write it in a terminal whose locale is UTF-8"
-                )
+                said = "" if name == "passphrase" else f": {each[:120]!a}"
+                raise ConfigError(f"{name} is not UTF-8{said}", hint="write it in a terminal whose locale is UTF-8")
 
 
 def _build(kwargs: dict[str, object]) -> Context:

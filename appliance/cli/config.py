@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import click
 
 from appliance.cli.common import Context, command, to_builtins
@@ -47,4 +49,5 @@ def _print(prefix: str, value: object) -> None:
         for number, each in enumerate(value, 1):
             _print(f"{prefix}[{number}]", each)
     else:
-        click.echo(f"{prefix} = {value!r}" if isinstance(value, str) else f"{prefix} = {value}")
+        # JSON's texts, numbers, booleans and lists are TOML's, too.
+        click.echo(f"{prefix} = {json.dumps(value, ensure_ascii=False)}")

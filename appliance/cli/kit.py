@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import shlex
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,7 +14,7 @@ import msgspec
 
 from appliance import kitfile
 from appliance.cli.common import Context, FilePath, command, to_builtins
-from appliance.kit import Kit
+from appliance.kit import Kit, gaps
 from appliance.kitfile import AdditionOptions, Additions
 from appliance.receipt import receipt_of
 from appliance.unlock import read_kit, read_text
@@ -71,12 +72,15 @@ def new(context: Context, file: Path, given: AdditionOptions) -> None:
     kitfile.refuse_existing(file)
     additions = Additions.gather(given)
     made = kitfile.create(file, additions, context.passphrase(twice=True), datetime.now(UTC))
+    for gap in gaps(made):
+        context.monitor.warn(gap)
     context.emit(_summary(file, made), lambda: _made(file, made))
 
 
 def _made(file: Path, made: Kit) -> None:
     recipients = ", ".join(f'"{each}"' for each in made.recipients)
-    click.echo(f"{file} holds {_count(made)}. Print {file}.html, and try the passphrase:\n  refloat kit open {file}")
+    click.echo(f"{file} holds {_count(made)}. Print {file}.html, and try the passphrase:")
+    click.echo(f"  refloat kit open {shlex.quote(str(file))}")
     click.echo(f"Every server needs in its configuration:\n  recipients = [{recipients}]")
     click.echo(
         f"and a copy of {file}.receipt, named there as [kit] receipt: `refloat doctor` tells when the kit is too old."

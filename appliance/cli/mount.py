@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import click
@@ -34,8 +35,9 @@ def mount(context: Context, image: str, folder: Path) -> None:
     manifest = opened.manifest
     volumes = [{"name": each.spec.name, "size_bytes": each.spec.size_bytes} for each in manifest.volumes]
     lines = "\n".join(f"  {folder}/{each.spec.name}  {format_size(each.spec.size_bytes)}" for each in manifest.volumes)
+    end = f"serving until `fusermount3 -u {shlex.quote(str(folder))}` or Ctrl-C"
     context.emit(
         {"server": manifest.server.name, "image": manifest.image, "folder": str(folder), "volumes": volumes},
-        f"{manifest.server.name}/{manifest.image}:\n{lines}\nserving until `fusermount3 -u {folder}` or Ctrl-C",
+        f"{manifest.server.name}/{manifest.image}:\n{lines}\n{end}",
     )
     serve(VolumeFiles(ImageView(opened), manifest), folder)

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -128,8 +129,30 @@ def test_a_prompt_without_a_terminal_is_a_usage_error(
 ) -> None:
     (tmp_path / "k").write_text("x")
     monkeypatch.setattr(click, "prompt", _end_of_input)
+    monkeypatch.setattr(common, "_has_terminal", lambda: True)
     status, _, err = refloat("kit", "open", tmp_path / "k")
     assert status == 2 and "nobody answered" in err
+
+
+@pytest.mark.block
+def test_no_passphrase_is_asked_for_without_a_terminal(tmp_path: Path) -> None:
+    """No getpass that warns and shows what is typed; what to do instead."""
+    (tmp_path / "k").write_text("x")
+    done = subprocess.run(
+        [sys.executable, "-m", "appliance.cli", "kit", "open", "k"], cwd=tmp_path, input="secret words here\n",
+        capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}, start_new_session=True,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: nobody answered: ") and "hint: give --passphrase-file" in done.stderr
+    assert len(done.stderr.splitlines()) == 2
+
+
+def test_a_kit_of_nothing_warns(refloat: Refloat, tmp_path: Path) -> None:
+    (tmp_path / "pw").write_text(PASSPHRASE)
+    kit = tmp_path / "my fleet.kit"
+    status, out, err = refloat("kit", "new", kit, "--passphrase-file", tmp_path / "pw")
+    assert status == 0 and "warning: the kit names no site" in err and "warning: the kit pins no server" in err
+    assert f"refloat kit open '{kit}'" in out
 
 
 def _end_of_input(*_: object, **__: object) -> str:
@@ -148,7 +171,9 @@ def test_config_example_and_show(refloat: Refloat, tmp_path: Path) -> None:
     assert status == 0
     status, out, _ = refloat("config", "show", "--config", tmp_path / "c.toml", "--json")
     assert status == 0 and json.loads(out)["config"]["sites"][1]["country"] == "FR"
-    assert "image.level = 3\n" in refloat("config", "show", "--config", tmp_path / "c.toml")[1]
+    text = refloat("config", "show", "--config", tmp_path / "c.toml")[1]
+    assert "image.level = 3\n" in text and "image.live = false\n" in text
+    assert all(tomllib.loads(f"x = {line.partition(' = ')[2]}") for line in text.splitlines())
 
 
 def test_no_configuration(refloat: Refloat, tmp_path: Path) -> None:

@@ -53,6 +53,22 @@ def test_wrong_passphrase() -> None:
         unseal(SEALED, "correct horse ")
 
 
+def test_a_passphrase_in_any_composition(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`ä` is one character from a keyboard here and two there; what other programs sealed is opened as it was."""
+    one, two = "p\u00e4ssw\u00f6rd", "pa\u0308sswo\u0308rd"
+    mixed = "p\u00e4sswo\u0308rd"
+    sealed = seal(b"x", two, work=2)
+    assert {unseal(sealed, each) for each in (one, two, mixed)} == {b"x"}
+    assert pyrage.passphrase.decrypt(sealed, one) == b"x"
+    assert pyrage.passphrase.decrypt(seal(b"x", mixed, work=2), one) == b"x"
+    with pytest.raises(KeyMissingError):
+        unseal(sealed, "password")
+    with monkeypatch.context() as patched:
+        patched.setattr("appliance.seal.normal", lambda text: text)
+        decomposed, odd = seal(b"y", two, work=2), seal(b"z", mixed, work=2)
+    assert unseal(decomposed, one) == b"y" and unseal(odd, mixed) == b"z"
+
+
 def test_work_that_would_eat_the_memory_is_refused_before_any_is_done() -> None:
     for work in (WORK_MAX + 1, 64, 99):
         with pytest.raises(FormatError, match=rf"2\^{work} KiB"):
