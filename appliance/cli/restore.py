@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -78,15 +79,23 @@ def restore(
     if not context.as_json:
         _plan_page(context, made)
     made.plan.require()
-    confirm(made, confirmed, None if context.as_json or not sys.stdin.isatty() else _ask)
+    confirm(made, confirmed, None if context.as_json or not sys.stdin.isatty() else _asking(made.holds))
     report = apply_restore(made, runner, context.monitor)
     context.emit(msgspec.to_builtins(report), lambda: _report_page(context, report))
 
 
-def _ask(path: str, token: str) -> str:
-    return str(
-        click.prompt(f"{path} will be overwritten. Type {token} to go on", default="", show_default=False, err=True)
-    )
+def _asking(holds: dict[str, list[str]]) -> Callable[[str, str], str]:
+    def ask(path: str, token: str) -> str:
+        lost = "".join(f"\n  {_safe(line)}" for line in holds.get(path, ()))
+        text = f"{_safe(path)} will be overwritten. On it now:{lost}\nType {_safe(token)} to go on"
+        return str(click.prompt(text, default="", show_default=False, err=True))
+
+    return ask
+
+
+def _safe(text: str) -> str:
+    """`plain` for a prompt, which has no markup to be escaped."""
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
 
 
 def _plan_dict(made: Restoration) -> dict[str, object]:
@@ -95,6 +104,7 @@ def _plan_dict(made: Restoration) -> dict[str, object]:
         "server": manifest.server.name,
         "image": manifest.image,
         "confirm": made.required,
+        "holds": made.holds,
         "plan": plan_as_dict(made.plan),
     }
 
@@ -108,6 +118,8 @@ def _plan_page(context: Context, made: Restoration) -> None:
             f"  onto {plain(path)}  {format_size(device.size_bytes)}  {plain(device.model)}  "
             f"confirm with: [bold]{plain(token)}[/bold]"
         )
+        for line in made.holds.get(path, ()):
+            context.print(f"    on it now: {plain(line)}")
     for number, action in enumerate(made.plan.actions, 1):
         context.print(f"  {number:2}. {plain(action.describe())}")
     for warning in made.plan.warnings:
