@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from appliance.shrink import shrunk
-from core.errors import ConfigError, ConfirmError, ObjectMissingError, ToolError
+from core.errors import ConfigError, ConfirmError, CorruptError, ObjectMissingError, ToolError
 from core.monitor import Monitor
 from core.run import Runner, find_tool
 from hardware.actions import (
@@ -178,8 +178,11 @@ def _require_whole(image: OpenImage, plan: Plan) -> None:
         example = first.pack_name(next(iter(lost.values()))[0])
         names = ", ".join(f"{name} ({len(packs)} packs)" for name, packs in lost.items())
         whole = [each.spec.name for each in wanted if each.spec.name not in lost]
-        raise ObjectMissingError(
-            f"image {image.manifest.image} is not whole: {example} is missing at "
+        there = any(each.has_object(example) for each in image.sites)
+        what = "has another size than its map says" if there else "is missing"
+        kind = CorruptError if there else ObjectMissingError
+        raise kind(
+            f"image {image.manifest.image} is not whole: {example} {what} at "
             f"{', '.join(each.site.name for each in image.sites)}; that concerns {names}",
             hint="take another image (`refloat verify` names the whole ones)"
             + (f", or only what is whole: --only {' --only '.join(whole)}" if whole else ""),
