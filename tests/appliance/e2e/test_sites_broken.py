@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.appliance.e2e.conftest import DATA_SIZE, Small
-from tests.appliance.e2e.server import PASSPHRASE, Server, blank, token
+from tests.appliance.e2e.server import PASSPHRASE, Server, blank, token, wait_until
 
 pytestmark = pytest.mark.block
 Damage = Callable[[list[Path]], None]
@@ -121,6 +122,7 @@ def _everywhere(server: Server, image: str, data: bytes) -> None:
 def test_a_forged_manifest(broken: Server, small: Small, tmp_path: Path) -> None:
     """Another key signs a later image under the server's name: a thief of the site's credentials."""
     thief = Server.new(tmp_path / "thief", {"vdb": small.vdb})
+    wait_until(lambda: time.strftime("%Y%m%dT%H%M%SZ", time.gmtime()) > small.second)  # names are of whole seconds
     forged = thief.taken()
     assert forged > small.second
     for site in broken.sites:
