@@ -10,6 +10,7 @@ import ctypes
 import errno
 import mmap
 import os
+import stat
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -74,6 +75,9 @@ class Reader:
             raise SourceError(
                 f"cannot open {source.path}: {error.strerror}", hint="run as root, and check the path"
             ) from error
+        # A file's page cache is the truth and saves the disk's time. A device's may be stale: what is written through a
+        # partition or a mounted filesystem does not pass it, so devices are always read past it.
+        self._is_file = stat.S_ISREG(os.fstat(self._fd).st_mode)
         self._direct = self._open_direct()
 
     def _open_direct(self) -> int | None:
@@ -137,6 +141,8 @@ class Reader:
 
     def _pread(self, offset: int, buffer: memoryview) -> int:
         place = self._source.offset_bytes + offset
+        if self._is_file and resident(self._fd, place, len(buffer)):
+            return os.preadv(self._fd, [buffer], place)
         if self._direct is not None and not place % 512 and not len(buffer) % 512:
             try:
                 return os.preadv(self._direct, [buffer], place)
@@ -226,8 +232,29 @@ def _seek_extents(source: Source) -> Iterator[Extent]:
 
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
+_LIBC.mmap.restype = ctypes.c_void_p
+_LIBC.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, *(ctypes.c_int,) * 3, ctypes.c_long)
+_LIBC.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
+_LIBC.mincore.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p)
+_MAP_FAILED = ctypes.c_void_p(-1).value
 _SYS_IOPRIO_SET = 251  # x86_64; see asm/unistd_64.h
 _IO_CLASSES = {"best-effort": 2, "idle": 3}
+
+
+def resident(handle: int, offset: int, length: int) -> bool:
+    """Whether all of a file's range is in the page cache (mincore(2)); asking reads nothing. False where it cannot be
+    told."""
+    if offset % PAGE_BYTES or not length:
+        return False
+    address = _LIBC.mmap(None, length, mmap.PROT_READ, mmap.MAP_SHARED, handle, offset)
+    if address == _MAP_FAILED:
+        return False
+    pages = ctypes.create_string_buffer(-(-length // mmap.PAGESIZE))
+    try:
+        # Bit 0 is residency, the others are reserved.
+        return _LIBC.mincore(address, length, pages) == 0 and all(page & 1 for page in pages.raw)
+    finally:
+        _LIBC.munmap(address, length)
 
 
 def be_polite(nice: int, io_class: str) -> None:
