@@ -61,7 +61,7 @@ def survey(
 
 
 def _check_card(repository: Repository, keys: ServerKeys, monitor: Monitor, *, known: bool) -> None:
-    """Whose prefix it is. Where this server has images (`known`), a wrong card is vandalism: it must not stop backups."""
+    """Whose prefix it is. Where this server has images (`known`), a wrong card is vandalism: no reason to stop."""
     try:
         card, signer = repository.card()
     except ObjectMissingError:
