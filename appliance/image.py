@@ -28,6 +28,7 @@ from core.errors import (
     SiteError,
     SourceError,
 )
+from core.files import state_errors
 from core.layout import Layout, VolumeRole, VolumeSpec, volumes_of
 from core.monitor import Monitor
 from core.run import Runner
@@ -118,6 +119,9 @@ def _take(config: Config, keys: ServerKeys, options: ImageOptions, runner: Runne
             "no disk to image is named", hint='add [[disk]] path = "/dev/…" to the configuration, or --disk PATH'
         )
     layout = read_layout(disks, runner, firmware_mode())
+    names = [spec.name for spec in volumes_of(layout)]
+    for name in sorted(options.whole - set(names)):
+        raise ConfigError(f"--whole {name}: there is no such volume", hint=f"there are: {', '.join(names)}")
     journals, stale = load_journals(state / "journal", keys.server_id)
     for path in stale:
         path.unlink(missing_ok=True)
@@ -240,7 +244,8 @@ def _chosen(config: Config, only: Sequence[str]) -> list[SiteConfig]:
 @contextlib.contextmanager
 def _only_one(state: Path) -> Iterator[None]:
     """Hold the server's lock; LockedError when another run has it. The kernel lets go when the process dies."""
-    handle = os.open(state / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    with state_errors(state / "lock"):
+        handle = os.open(state / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
