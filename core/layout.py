@@ -1,10 +1,15 @@
-"""Layout: disks, partition tables and filesystems as values. `hardware` reads and plans with it, an image carries it.
+"""Layout: disks, tables, md, LUKS, LVM and filesystems as values. `hardware` reads and plans with it, an image carries
+it.
 
-It stands in `core` because `imager` and `hardware` do not import each other. All sizes and offsets are bytes.
+It stands in `core` because `imager` and `hardware` do not import each other. All sizes and offsets are bytes. A
+*node* is anything that bytes can be read from, by a name that is unique in the layout and safe in file names: a disk
+(`vda`), a partition (`vda-part3`), an array (`md0`), an opened LUKS container (its mapper name), a logical volume (its
+device-mapper name, `vg0-root`). What stands on what is told by node names.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from enum import StrEnum
 
 import msgspec
@@ -88,11 +93,110 @@ class Disk(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     content: Content = Content()
 
 
+class Array(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An md array. `label` is the name in its superblock (`host:0`), `metadata` the superblock's version (`1.2`),
+    `slots` the number of devices it is meant to have; `members` are the nodes it has, in slot order, fewer when
+    `degraded`.
+    `data_offset_bytes` is where a member's data begins (md(4); `mdadm --examine`)."""
+
+    name: str
+    uuid: str
+    level: str
+    metadata: str
+    slots: int
+    size_bytes: int
+    members: tuple[str, ...]
+    label: str = ""
+    chunk_bytes: int = 0
+    data_offset_bytes: int = 0
+    degraded: bool = False
+    content: Content = Content()
+
+
+class Crypt(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A LUKS container that was open. `node` is what it is made on; `header_bytes` is where its data begins (headers,
+    key slots and tokens lie before); `tokens` are the kinds of LUKS2 tokens (`systemd-tpm2`, `clevis`); `key_slots` how
+    many key slots there are, those of tokens included."""
+
+    name: str
+    node: str
+    uuid: str
+    version: int
+    header_bytes: int
+    size_bytes: int
+    sector_bytes: int = 512
+    key_slots: int = 0
+    tokens: tuple[str, ...] = ()
+    content: Content = Content()
+
+
+class LvKind(StrEnum):
+    """What a logical volume is, as far as making it again goes. OTHER: a kind that is imaged, but made again as linear
+    (raid, cache, vdo, striped) and said to be so."""
+
+    LINEAR = "linear"
+    POOL = "pool"
+    THIN = "thin"
+    OTHER = "other"
+
+
+class LogicalVolume(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A logical volume or thin pool. `node` is its device-mapper name; `pool` the name of a thin volume's pool;
+    `chunk_bytes` and `metadata_bytes` are a pool's. Snapshots that Refloat or others made are not part of a layout."""
+
+    name: str
+    node: str
+    uuid: str
+    kind: LvKind
+    size_bytes: int
+    pool: str = ""
+    chunk_bytes: int = 0
+    metadata_bytes: int = 0
+    content: Content = Content()
+
+
+class PhysicalVolume(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A PV. `start_bytes` is where its first extent lies on the node."""
+
+    node: str
+    uuid: str
+    size_bytes: int
+    start_bytes: int = 1 << 20
+
+
+class Group(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A volume group."""
+
+    name: str
+    uuid: str
+    extent_bytes: int
+    size_bytes: int
+    free_bytes: int
+    pvs: tuple[PhysicalVolume, ...]
+    volumes: tuple[LogicalVolume, ...] = ()
+
+
+class Interface(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A network interface. `mac` is a card's own (permanent) address, empty for what is no card; `addresses` are in
+    prefix form (`192.0.2.7/24`), link-local ones left out."""
+
+    name: str
+    mac: str = ""
+    driver: str = ""
+    link: bool | None = None
+    addresses: tuple[str, ...] = ()
+
+
 class Layout(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Everything that must be made again before bytes can be put back."""
+    """Everything that must be made again before bytes can be put back, and the network it was reached by."""
 
     disks: tuple[Disk, ...]
+    arrays: tuple[Array, ...] = ()
+    crypts: tuple[Crypt, ...] = ()
+    groups: tuple[Group, ...] = ()
+    interfaces: tuple[Interface, ...] = ()
     firmware: str = ""
+    hostname: str = ""
 
     def disk(self, name: str) -> Disk:
         """The disk of that name. Raises KeyError."""
@@ -101,17 +205,47 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
                 return disk
         raise KeyError(name)
 
+    @property
+    def explained(self) -> frozenset[str]:
+        """The nodes whose content is described as an array's member, a container or a PV: they are made again, not
+        copied."""
+        return frozenset(
+            [member for array in self.arrays for member in array.members]
+            + [crypt.node for crypt in self.crypts]
+            + [pv.node for group in self.groups for pv in group.pvs]
+        )
+
+    def stacked(self) -> Iterator[tuple[str, str, int, Content]]:
+        """(node, volume key, size, content) of every array, opened container and logical volume, pools left out."""
+        for array in self.arrays:
+            yield array.name, f"md:{array.uuid}", array.size_bytes, array.content
+        for crypt in self.crypts:
+            yield crypt.name, f"luks:{crypt.uuid}", crypt.size_bytes, crypt.content
+        for group in self.groups:
+            for volume in group.volumes:
+                if volume.kind is not LvKind.POOL:
+                    # by name: a restore makes the group anew, and the next image must find the volume again
+                    yield volume.node, f"lvm:{group.name}/{volume.name}", volume.size_bytes, volume.content
+
+
+def partition_node(disk: str, number: int) -> str:
+    """The node name of a partition."""
+    return f"{disk}-part{number}"
+
 
 class VolumeRole(StrEnum):
-    """What a volume is of its disk: the boot code before the first partition, a partition, or all of it."""
+    """What a volume is: of a disk the boot code before the first partition, a partition, or all of it; the header of a
+    LUKS container; or all of a stacked device (array, opened container, logical volume)."""
 
     HEAD = "head"
     PARTITION = "partition"
     WHOLE = "whole"
+    HEADER = "header"
+    DEVICE = "device"
 
 
 class VolumeSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One volume to image: where its bytes are on its disk, and what they are.
+    """One volume to image: where its bytes are on its disk or stacked device (`disk`, a node), and what they are.
 
     `name` is for people and file names (`vda-part3`, `vda-head`); `key` recognises the same volume the next night even
     when the kernel renamed its disk.
@@ -135,19 +269,47 @@ EXTENDED_TYPES = frozenset({"5", "f", "85"})
 
 
 def volumes_of(layout: Layout) -> tuple[VolumeSpec, ...]:
-    """The volumes an image of this layout holds, in disk and position order. Swap is recorded, not imaged.
+    """The volumes an image of this layout holds, in disk and position order, then what is stacked on them. Swap is
+    recorded, not imaged; so is what only carries something else (array members, PVs), but for a LUKS header.
 
     A disk without a table is one volume. Keys are made unique by the disk's name where two disks share an id (clones).
     """
-    specs: list[VolumeSpec] = []
-    for disk in layout.disks:
-        specs.extend(_disk_volumes(disk))
+    explained = layout.explained
+    specs = [
+        spec for disk in layout.disks for spec in _disk_volumes(disk) if _node_of(spec) not in explained
+    ] + _stacked_volumes(layout, explained)
     seen: dict[str, int] = {}
     for spec in specs:
         seen[spec.key] = seen.get(spec.key, 0) + 1
     return tuple(
         spec if seen[spec.key] == 1 else msgspec.structs.replace(spec, key=f"{spec.key}@{spec.name}") for spec in specs
     )
+
+
+def _node_of(spec: VolumeSpec) -> str:
+    """The node a disk's volume is all of; nothing for boot code."""
+    if spec.role is VolumeRole.HEAD:
+        return ""
+    return partition_node(spec.disk, spec.partition) if spec.role is VolumeRole.PARTITION else spec.disk
+
+
+def _stacked_volumes(layout: Layout, explained: frozenset[str]) -> list[VolumeSpec]:
+    found = [
+        VolumeSpec(
+            name=f"{crypt.name}-header", key=f"luks:{crypt.uuid}:header", disk=crypt.node, role=VolumeRole.HEADER,
+            offset_bytes=0, size_bytes=crypt.header_bytes,
+        )
+        for crypt in layout.crypts
+    ]  # fmt: skip
+    for node, key, size, content in layout.stacked():
+        if node not in explained and content.type != "swap":
+            found.append(
+                VolumeSpec(
+                    name=node, key=key, disk=node, role=VolumeRole.DEVICE, offset_bytes=0, size_bytes=size,
+                    content=content,
+                )
+            )  # fmt: skip
+    return found
 
 
 def _disk_volumes(disk: Disk) -> list[VolumeSpec]:
@@ -183,7 +345,7 @@ def _disk_volumes(disk: Disk) -> list[VolumeSpec]:
         )
         found.append(
             VolumeSpec(
-                name=f"{disk.name}-part{part.number}", key=key, disk=disk.name, role=VolumeRole.PARTITION,
+                name=partition_node(disk.name, part.number), key=key, disk=disk.name, role=VolumeRole.PARTITION,
                 offset_bytes=part.start_bytes, size_bytes=part.size_bytes, partition=part.number, content=part.content,
             )
         )  # fmt: skip
