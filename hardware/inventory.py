@@ -1,6 +1,6 @@
 """What hardware is there: firmware, DMI, network cards, disks and who uses them. Through pyudev, filled up from sysfs.
 
-A snapshot; nothing is kept. Imports `core` and `hardware.{attach,facts,identity,machine,sitefind,uses}`.
+A snapshot; nothing is kept. Imports `core` and `hardware.{attach,facts,identity,machine,netview,sitefind,uses}`.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from hardware.machine import (
     DeviceKind,
     Dmi,
     Inventory,
-    Nic,
     Use,
     UseKind,
     find_device,
     tokens,
 )
+from hardware.netview import read_nics
 from hardware.sitefind import holds_site
 from hardware.uses import uses_of
 
@@ -48,7 +48,7 @@ def probe_inventory(runner: Runner, files: Sequence[str] = ()) -> Inventory:
     settle(runner)
     devices = [*_disks(), *(_file(path) for path in files if not Path(path).is_block_device())]
     unique = {device.path: device for device in devices}
-    return Inventory(firmware=firmware_mode(), dmi=_dmi(), nics=_nics(), devices=tuple(unique.values()))
+    return Inventory(firmware=firmware_mode(), dmi=_dmi(), nics=read_nics(), devices=tuple(unique.values()))
 
 
 def firmware_mode() -> str:
@@ -142,24 +142,3 @@ def _dmi() -> Dmi:
         serial=read("product_serial"),
         uuid=read("product_uuid"),
     )
-
-
-def _nics() -> tuple[Nic, ...]:
-    """Cards only: bridges, bonds and tunnels have no device behind them."""
-    found = []
-    for device in sorted(pyudev.Context().list_devices(subsystem="net"), key=lambda each: str(each.sys_name)):
-        folder = Path(device.sys_path)
-        if (folder / "device").exists():
-            speed, carrier = read_sys(folder / "speed"), read_sys(folder / "carrier")
-            driver = folder / "device/driver"
-            found.append(
-                Nic(
-                    name=device.sys_name,
-                    # a card in a bond shows the bond's address; its own is kept beside
-                    mac=read_sys(folder / "bonding_slave/perm_hwaddr") or read_sys(folder / "address"),
-                    driver=driver.resolve().name if driver.exists() else "",
-                    speed_mbit=int(speed) if speed.isdigit() and speed != "0" else None,
-                    link=carrier == "1" if carrier else None,
-                )
-            )
-    return tuple(found)

@@ -1,4 +1,4 @@
-"""Disks → Layout: tables, partitions and what they hold, as an image records it.
+"""Disks → Layout: tables, partitions, what they hold and what stands on them, as an image records it.
 
 Nothing is kept. Imports `core` and its neighbours in `hardware`. Raises SourceError rather than tell a disk wrongly.
 """
@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import os.path
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from msgspec.structs import replace
 
 from core.errors import SourceError
-from core.layout import Content, Disk, Layout, Partition, Role, Table
+from core.layout import Content, Disk, Layout, Partition, Role, Table, partition_node
 from core.run import Runner
 from hardware.contents import content_of, read_content
 from hardware.facts import Facts, facts_of
 from hardware.identity import identity_of
+from hardware.netview import read_interfaces
+from hardware.stack.read import read_stack
 from hardware.tables import read_table
 from hardware.uses import uses_of
 
@@ -41,7 +43,38 @@ def read_layout(sources: Sequence[DiskSource], runner: Runner, firmware: str = "
         [source.name or os.path.basename(each.path) for source, each in zip(sources, facts, strict=True)]
     )
     disks = tuple(read_disk(each, name, runner) for each, name in zip(facts, names, strict=True))
-    return Layout(disks=disks, firmware=firmware)
+    stack = read_stack(list(zip(facts, disks, strict=True)), runner)
+    return Layout(
+        disks=disks,
+        arrays=tuple(stack.arrays),
+        crypts=tuple(stack.crypts),
+        groups=tuple(stack.groups),
+        interfaces=read_interfaces(runner),
+        hostname=os.uname().nodename,
+        firmware=firmware,
+    )
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a node's bytes are: `size` is told by who asks; they begin at `offset_bytes` of `path`."""
+
+    path: str
+    offset_bytes: int = 0
+
+
+def node_places(layout: Layout, disks: Mapping[str, str]) -> dict[str, Place]:
+    """Every node of a layout that was just read on this machine → its place; `disks` gives the paths of disks by name.
+    A partition is told as a range of its disk."""
+    found = {name: Place(path) for name, path in disks.items()}
+    for disk in layout.disks:
+        for part in disk.table.partitions if disk.table else ():
+            found[partition_node(disk.name, part.number)] = Place(disks[disk.name], part.start_bytes)
+    found.update((array.name, Place(f"/dev/{array.name}")) for array in layout.arrays)
+    found.update((crypt.name, Place(f"/dev/mapper/{crypt.name}")) for crypt in layout.crypts)
+    for group in layout.groups:
+        found.update((volume.node, Place(f"/dev/mapper/{volume.node}")) for volume in group.volumes)
+    return found
 
 
 def disk_names(wanted: Sequence[str]) -> list[str]:
