@@ -1,0 +1,51 @@
+"""Processes of the lab: run to the end, or started and always ended by their own id. May import nothing of the lab."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+Word = str | Path
+
+
+class LabError(Exception):
+    """The lab itself, or what it proves, failed; the message says what."""
+
+
+def tool(*argv: Word, stdin: bytes | None = None, timeout: float = 900, env: Mapping[str, str] | None = None) -> str:
+    """Run to the end and give stdout; raises LabError with the end of what it printed when it fails."""
+    words = [str(each) for each in argv]
+    closed = subprocess.DEVNULL if stdin is None else None
+    merged = {**os.environ, **(env or {})}
+    done = subprocess.run(words, input=stdin, stdin=closed, capture_output=True, timeout=timeout, env=merged)
+    if done.returncode:
+        tail = (done.stderr[-2000:] + done.stdout[-2000:]).decode("utf-8", "replace").strip()
+        raise LabError(f"{' '.join(words)[:300]}: exit {done.returncode}: {tail}")
+    return done.stdout.decode("utf-8", "replace")
+
+
+@contextmanager
+def background(*argv: Word, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that is ended, by its id, when the block is left; what it prints goes to `log`."""
+    with log.open("ab") as file:
+        process = subprocess.Popen(
+            [str(each) for each in argv], stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT
+        )
+    try:
+        yield process
+    finally:
+        end(process)
+
+
+def end(process: subprocess.Popen[bytes], patience: float = 5) -> None:
+    """Terminate, then kill; always reaped."""
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(patience)
+        except subprocess.TimeoutExpired:
+            process.kill()
+    process.wait()
