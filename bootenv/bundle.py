@@ -1,4 +1,4 @@
-"""Refloat itself, put into the root folder of another system: its wheels in /opt/refloat/lib, its code in /opt/refloat/app.
+"""Refloat itself, put into the root folder of another system: wheels in /opt/refloat/lib, code in /opt/refloat/app.
 
 The two parts are separate because one changes with a pin and the other with every commit. Used for the rescue
 environment and for the lab's servers. May import `core`.
@@ -54,7 +54,7 @@ def install_packages(root: Path, python_version: str, runner: Runner) -> None:
 
 
 def install_code(root: Path) -> None:
-    """Put the rooms' code into ROOT/opt/refloat/app and the program into ROOT/usr/bin/refloat; replaces what is there."""
+    """Put the rooms' code into ROOT/opt/refloat/app, replacing what is there, and the program into ROOT/usr/bin."""
     app, source = root / APP, source_folder()
     if app.exists():
         shutil.rmtree(app)

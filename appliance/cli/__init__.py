@@ -34,6 +34,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "doctor": ("appliance.cli.doctor:doctor", "Check this machine: tools, keys, clock, sites, recovery kit."),
     "keys": ("appliance.cli.keys:keys", "This server's own keys."),
     "kit": ("appliance.cli.kit:kit", "The recovery kit: the one file needed in a disaster."),
+    "rescue": ("bootenv.cli:rescue", "The rescue environment: build it, serve it, order restores."),
     "config": ("appliance.cli.config:config", "The configuration file."),
 }
 _HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
