@@ -1,0 +1,72 @@
+"""Makes a restored server bootable: the steps in their order. Lives as long as one repair.
+
+The devices must be there and active (arrays run, containers open, volumes active), and nothing mounted. May be run
+again after any interruption. Imports `core` and everything else in `hardware.boot`.
+"""
+
+from __future__ import annotations
+
+from core.monitor import Monitor
+from core.run import Runner
+from hardware.boot.clone import check_name, make_clone
+from hardware.boot.config import correct_files
+from hardware.boot.devices import Names, devices_now
+from hardware.boot.drivers import see_to_drivers
+from hardware.boot.families import family_of, os_release
+from hardware.boot.hold import hold_network, hold_timers
+from hardware.boot.job import Job
+from hardware.boot.loader import check_fstab, see_to_loader
+from hardware.boot.mounts import mounted_server
+from hardware.boot.network import correct_network
+from hardware.boot.nics import checked_map, map_nics
+from hardware.boot.values import BootReport, BootRequest
+
+
+def make_bootable(request: BootRequest, runner: Runner, monitor: Monitor) -> BootReport:
+    """Repair what keeps the restored server from booting here, and check it; with `request.repair` off only look.
+
+    Raises TargetError for a mapping or name that cannot be, ToolError when the devices cannot be read. What could not
+    be repaired is a check that is not ok.
+    """
+    if request.clone_as is not None:
+        check_name(request.clone_as)
+    before, now = request.interfaces_before, request.nics_now
+    nics = map_nics(before, now) if request.nic_map is None else checked_map(request.nic_map, before, now)
+    names = Names(request, devices_now(runner))
+    report = BootReport(nics=nics)
+    with mounted_server(request.filesystems, names, runner, read_only=not request.repair) as found:
+        if found is None:
+            report.check("root filesystem", False, "none of the restored filesystems holds a Linux system")
+            return report
+        root, places = found
+        family = family_of(root)
+        report.family, report.root = family.name, places[0].path
+        report.system = os_release(root).get("PRETTY_NAME", "")
+        report.check("root filesystem", True, f"{report.system or 'Linux'} on {places[0].path}")
+        report.warnings += family.warnings(root, request.firmware)
+        if family.repairs:
+            _repair(Job(request, root, places, names, family, report, nics, runner, monitor))
+        if root.changed:
+            report.steps.append("what was changed in the server is kept below /var/backups/refloat")
+    return report
+
+
+def _repair(job: Job) -> None:
+    request, report = job.request, job.report
+    job.monitor.step("correct what names the old disks and network cards")
+    correct_files(job)
+    links = correct_network(job.root, job.nics, request.interfaces_before, report, clone=request.clone_as is not None)
+    lost = [card.name for card in request.interfaces_before if card.addresses and card.mac]
+    lost = [card.name for card in request.interfaces_before if card.name in lost and card.mac.lower() not in job.nics]
+    report.warnings += [f"no network card here takes the place of {name}" for name in lost]
+    if request.clone_as is not None:
+        make_clone(job.root, request.clone_as, report)
+    if request.hold_network:
+        hold_network(job.root, report)
+    if request.hold_network or request.clone_as is not None:
+        hold_timers(job.root, report)
+    job.monitor.step("see to drivers")
+    see_to_drivers(job, links)
+    job.monitor.step("install the loader")
+    see_to_loader(job)
+    check_fstab(job)
