@@ -44,23 +44,37 @@ class Artifact:
 
 @dataclass
 class Cache:
-    """Artifacts below `root`; `said` is told what is built; `fresh` names artifacts to build anew, once."""
+    """Artifacts below `root`; `said` is told what is built. With `fresh`, steps of scenarios are done again, once.
+
+    `draft` is the folder of the last build that failed or is under way.
+    """
 
     root: Path = field(default_factory=place)
     said: Callable[[str], None] = print
-    fresh: set[str] = field(default_factory=set)
+    fresh: bool = False
+    draft: Path | None = None
+    _done: set[str] = field(default_factory=set)
 
     def get(
-        self, name: str, inputs: Sequence[str], build: Callable[[Path], None], needs: Sequence[Artifact] = ()
+        self,
+        name: str,
+        inputs: Sequence[str],
+        build: Callable[[Path], None],
+        needs: Sequence[Artifact] = (),
+        *,
+        step: bool = False,
     ) -> Artifact:
-        """The artifact for these inputs, built by `build(folder)` if it is not there; what `build` raises, passes."""
+        """The artifact for these inputs, built by `build(folder)` if it is not there; what `build` raises, passes.
+
+        A `step` proves something, and is what `fresh` does again; the rest is only material.
+        """
         digest = digest_of([name, *inputs, *(each.digest for each in needs)])
         made = Artifact(name, digest, self.root / f"{name}-{digest}")
         self.root.mkdir(parents=True, exist_ok=True)
         with _locked(self.root / f".lock-{name}"):
-            if name in self.fresh:
+            if step and self.fresh and name not in self._done:
                 shutil.rmtree(made.path, ignore_errors=True)
-                self.fresh.discard(name)
+            self._done.add(name)
             if not made.path.exists():
                 self._build(made, build, needs)
             os.utime(made.path)
@@ -74,6 +88,7 @@ class Cache:
         draft = self.root / f".draft-{made.path.name}"
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir()
+        self.draft = draft
         build(draft)
         (draft / "needs.json").write_text(json.dumps([each.path.name for each in needs]))
         os.sync()

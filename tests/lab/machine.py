@@ -32,6 +32,7 @@ class Drive:
     bus: Bus = Bus.VIRTIO
     sector_bytes: int = 512
     format: str = "qcow2"
+    readonly: bool = False
 
 
 @dataclass(frozen=True)
@@ -72,8 +73,8 @@ class Machine:
         return replace(self, **changes)  # type: ignore[arg-type]
 
 
-def command_line(machine: Machine, folder: Path, taps: tuple[str, ...], accelerator: str) -> list[str]:
-    """QEMU's argv. Sockets (`qmp`), `serial.log` and UEFI variables (`vars.fd`) lie in `folder`."""
+def command_line(machine: Machine, folder: Path, socket: Path, taps: tuple[str, ...], accelerator: str) -> list[str]:
+    """QEMU's argv. `serial.log` and UEFI variables (`vars.fd`) lie in `folder`; QMP listens on `socket`."""
     argv = ["qemu-system-x86_64", "-name", machine.name, "-M", machine.chassis, *_processor(accelerator)]
     argv += [
         "-m",
@@ -87,7 +88,7 @@ def command_line(machine: Machine, folder: Path, taps: tuple[str, ...], accelera
         "-nodefaults",
         "-no-user-config",
     ]
-    argv += ["-serial", f"file:{folder}/serial.log", "-qmp", f"unix:{folder}/qmp,server=on,wait=off"]
+    argv += ["-serial", f"file:{folder}/serial.log", "-qmp", f"unix:{socket},server=on,wait=off"]
     argv += ["-device", "virtio-rng-pci", "-rtc", "base=utc"]
     if machine.uuid:
         argv += ["-uuid", machine.uuid]
@@ -127,6 +128,7 @@ def _processor(accelerator: str) -> list[str]:
 def _drive(machine: Machine, number: int, drive: Drive, order: dict[str, int]) -> list[str]:
     # unsafe: a lab's power-off is a killed QEMU, which leaves the host's page cache as it is
     node = f"if=none,id=disk{number},file={drive.path},format={drive.format},cache=unsafe,discard=unmap"
+    node += ",readonly=on" if drive.readonly else ""
     device = f"{drive.bus},id=dev{number},drive=disk{number},serial={drive.serial}"
     if drive.bus is Bus.SATA:
         device += f",bus={'ahci0' if machine.chassis == 'pc' else 'ide'}.{number}"

@@ -26,10 +26,12 @@ PATIENCE = 240
 class Running:
     """A started machine. `folder` holds `serial.log`, `qemu.log`, screenshots."""
 
-    def __init__(self, machine: Machine, folder: Path, net: Network, process: subprocess.Popen[bytes]) -> None:
+    def __init__(
+        self, machine: Machine, folder: Path, net: Network, process: subprocess.Popen[bytes], socket: Path
+    ) -> None:
         self.machine, self.folder, self.net, self._process = machine, folder, net, process
         self.started = time.monotonic()
-        self.qmp = Qmp(folder / "qmp")
+        self.qmp = Qmp(socket)
 
     @property
     def serial(self) -> str:
@@ -84,6 +86,11 @@ class Running:
         except subprocess.TimeoutExpired as error:
             raise LabError(f"{self.machine.name} did not power off in {patience:.0f} s{self._tail()}") from error
 
+    def close(self) -> None:
+        """End it, by its process id."""
+        self.qmp.close()
+        end(self._process)
+
     def power_off(self) -> None:
         """Pull the plug: nothing is told to the guest."""
         self._process.kill()
@@ -103,24 +110,27 @@ def started(machine: Machine, folder: Path, net: Network, accelerator: str = "tc
     if not (folder / "vars.fd").exists():
         shutil.copy(machine.nvram or OVMF / "OVMF_VARS_4M.fd", folder / "vars.fd")
     taps = tuple(net.tap() for _ in machine.nics)
-    argv = net.inside(*command_line(machine, folder, taps, accelerator))
     try:
-        with background(*argv, log=folder / "qemu.log") as process:
-            try:
-                running = Running(machine, folder, net, process)
-            except LabError as error:
-                raise LabError(f"{error}: {(folder / 'qemu.log').read_text().strip()}") from error
-            try:
-                for number, nic in enumerate(machine.nics):
-                    if not nic.link:
-                        running.plug(number, False)
-                yield running
-            finally:
-                running.qmp.close()
-                end(process)
+        # A socket's path may have 107 bytes at most (unix(7)): not in `folder`, which may lie deep.
+        with tempfile.TemporaryDirectory(prefix="lab-") as place:
+            argv = net.inside(*command_line(machine, folder, Path(place, "qmp"), taps, accelerator))
+            with background(*argv, log=folder / "qemu.log") as process:
+                with contextlib.closing(_running(machine, folder, net, process, Path(place, "qmp"))) as running:
+                    yield running
     finally:
         for tap in taps:
             net.drop(tap)
+
+
+def _running(machine: Machine, folder: Path, net: Network, process: subprocess.Popen[bytes], socket: Path) -> Running:
+    try:
+        running = Running(machine, folder, net, process, socket)
+    except LabError as error:
+        raise LabError(f"{error}: {(folder / 'qemu.log').read_text().strip()}") from error
+    for number, nic in enumerate(machine.nics):
+        if not nic.link:
+            running.plug(number, False)
+    return running
 
 
 @functools.cache

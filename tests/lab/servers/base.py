@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.lab.machine import Firmware, Nic
+from tests.lab.machine import Drive, Firmware, Machine, Nic
 
 #: What Refloat itself needs of Debian in a server; blivet's bindings differ by release.
 REFLOAT = ("python3", "python3-gi", "python3-parted", "python3-pyudev", "python3-bytesize", "partclone", "parted",
@@ -26,7 +26,12 @@ class Blank:
 
 @dataclass(frozen=True)
 class Server:
-    """A kind of server. `address` is where it answers SSH once it runs; `packages` what it has besides the common."""
+    """A kind of server. `address` is where it answers SSH once it runs; `packages` what it has besides the common.
+
+    `fingerprinted` are the folders whose files must come back as they were. Its folder may hold scripts that run in it:
+    `load` starts what keeps it busy while it is imaged, `imaged` fails if imaging has left or broken something, `alive`
+    fails if its services do not work.
+    """
 
     name: str
     suite: str
@@ -36,6 +41,21 @@ class Server:
     nics: tuple[Nic, ...]
     address: str
     memory_mib: int = 1024
+    fingerprinted: tuple[str, ...] = ("/etc", "/usr", "/boot", "/root", "/srv")
+
+    def machine(self, drives: tuple[Drive, ...], nvram: Path) -> Machine:
+        """The server's own hardware, with these drives."""
+        return Machine(self.name, self.firmware, drives, self.nics, self.memory_mib, nvram=nvram)
+
+    def script(self, name: str) -> str:
+        """A script of the server's folder; one that does nothing if it has none of that name."""
+        path = self.folder / name
+        return path.read_text() if path.exists() else "true"
+
+    @property
+    def disk_names(self) -> tuple[str, ...]:
+        """The disks' names in an image."""
+        return tuple(f"vd{letter}" for letter, _ in zip("abcdef", self.disks, strict=False))
 
     @property
     def folder(self) -> Path:

@@ -12,4 +12,5 @@ THICK = Server(
     disks=(Blank("THICK-OS", 5120), Blank("THICK-ARCHIVE", 768)),
     nics=(Nic("52:54:00:42:00:01"), Nic("52:54:00:42:00:02")),
     address="10.42.0.10",
+    fingerprinted=("/etc", "/usr", "/boot", "/root", "/srv/archive"),
 )

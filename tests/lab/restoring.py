@@ -1,0 +1,78 @@
+"""Step "restored": a blank replacement machine boots the rescue environment and gets a server's image."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.lab.cache import Artifact, digest_of_files, note
+from tests.lab.imaging import PASSPHRASE
+from tests.lab.lab import SITES, Lab, blank, overlays
+from tests.lab.program import code
+from tests.lab.rescue import booted, rescue
+from tests.lab.running import Running
+from tests.lab.servers.base import Server
+from tests.lab.ssh import Ssh
+from tests.lab.targets import Target
+from tests.lab.tools import LabError
+
+_UNLOCK = "--kit /run/lab/fleet.kit --passphrase-file /run/lab/passphrase"
+
+
+def restored(lab: Lab, server: Server, image: Artifact, target: Target, options: str = "") -> Artifact:
+    """The target's disks as SERIAL.qcow2, its UEFI variables, plan and report in the facts."""
+    inputs = [code(), digest_of_files(Path(__file__)), repr(target), options]
+    label = "".join(re.findall(r"[a-z-]+", options)).strip("-")
+    name = f"{server.name}-onto-{target.name}" + (f"-{label}" if label else "")
+
+    def build(folder: Path) -> None:
+        files = {each.serial: blank(folder, each.serial, each.size_mib) for each in target.disks}
+        with rescued(lab, image, target, files, folder) as (running, ssh):
+            note(folder, **restore(ssh, server, target, options))
+            running.screenshot("restored")
+            lab.say(f"{name}: restored in {time.monotonic() - running.started:.0f} s from power-on")
+            ssh.run("sync; umount /mnt/de /mnt/fr; systemctl poweroff", ok=(0, 255))
+            running.wait_off()
+        shutil.copy(folder / "machine" / "vars.fd", folder / "vars.fd")
+        for each in SITES:
+            (folder / f"{each}.qcow2").unlink()
+
+    return lab.note(lab.cache.get(name, inputs, build, needs=[image, rescue(lab)], step=True))
+
+
+@contextmanager
+def rescued(
+    lab: Lab, image: Artifact, target: Target, files: dict[str, Path], folder: Path
+) -> Iterator[tuple[Running, Ssh]]:
+    """The target in the rescue environment, with both sites mounted and the recovery kit in /run/lab."""
+    machine = target.machine(files)
+    machine = machine.having(drives=(*machine.drives, *overlays(image, SITES, folder)))
+    with booted(lab, machine, folder / "machine") as (running, ssh):
+        ssh.put({"fleet.kit": (image.path / "fleet.kit").read_bytes(), "passphrase": PASSPHRASE}, "/run/lab")
+        ssh.run("mkdir -p /mnt/de /mnt/fr; mount LABEL=DE /mnt/de; mount LABEL=FR /mnt/fr")
+        yield running, ssh
+
+
+def restore(ssh: Ssh, server: Server, target: Target, options: str) -> dict[str, object]:
+    """Plan, then restore, every disk of the image onto one of the target's in order; both answers."""
+    pairs = zip(server.disk_names, target.disks, strict=True)
+    to = " ".join(f"--to {name}={disk.serial}" for name, disk in pairs)
+    command = f"refloat restore {server.name}/latest {_UNLOCK} {to} {options} --json"
+    plan = _answer(ssh.run(f"{command} --plan", ok=tuple(range(128))))
+    confirm = " ".join(f"--confirm {token}" for token in dict(plan["confirm"]).values())  # type: ignore[call-overload]
+    before = time.monotonic()
+    report = _answer(ssh.run(f"{command} {confirm}", timeout=3600, ok=tuple(range(128))))
+    return {"plan": plan, "report": report, "restore_seconds": round(time.monotonic() - before)}
+
+
+def _answer(text: str) -> dict[str, object]:
+    found = json.loads(text)
+    if "error" in found:
+        raise LabError(f"refloat: {json.dumps(found['error'])[:2000]}")
+    assert isinstance(found, dict)
+    return found

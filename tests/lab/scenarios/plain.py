@@ -1,0 +1,21 @@
+"""What becomes of `plain`: UEFI, virtio, ext4 and btrfs on partitions; imaged offline, from the rescue environment."""
+
+from tests.lab.machine import Bus, Nic
+from tests.lab.offline import imaged_offline
+from tests.lab.scenarios.base import Scenario, control, onto
+from tests.lab.servers.plain import PLAIN
+from tests.lab.targets import NewDisk, Target
+
+BIGGER = Target("bigger", PLAIN.firmware, (NewDisk("BIG-SATA", 6144, Bus.SATA),), (Nic("52:54:00:99:00:13", "e1000e"),))
+
+SCENARIOS: tuple[Scenario, ...] = (
+    onto(
+        PLAIN,
+        BIGGER,
+        "a bigger disk on another controller, the last filesystem grown",
+        options="--grow last",
+        essential=True,
+        image=imaged_offline,
+    ),
+    control(PLAIN, BIGGER, options="--grow last", image=imaged_offline),
+)

@@ -1,0 +1,22 @@
+"""What becomes of `thick`: BIOS, virtio, VLAN on a bond of two virtio cards, two disks."""
+
+from tests.lab.machine import Bus, Firmware, Nic
+from tests.lab.scenarios.base import Scenario, control, onto
+from tests.lab.servers.thick import THICK
+from tests.lab.targets import NewDisk, Target
+
+NVME = Target(
+    "nvme-uefi",
+    Firmware.UEFI,
+    (NewDisk("NEW-NVME-0", 7168, Bus.NVME), NewDisk("NEW-NVME-1", 1024, Bus.NVME)),
+    (Nic("52:54:00:99:00:01", "e1000e"), Nic("52:54:00:99:00:02", "e1000e")),
+)
+SAME = Target("same", THICK.firmware, (NewDisk("BLANK-OS", 5120), NewDisk("BLANK-ARCHIVE", 768)), THICK.nics)
+SMALLER = Target("smaller", THICK.firmware, (NewDisk("SMALL-OS", 3584), NewDisk("SMALL-ARCHIVE", 768)), THICK.nics)
+
+SCENARIOS: tuple[Scenario, ...] = (
+    onto(THICK, NVME, "NVMe, bigger, UEFI, other network cards", essential=True),
+    control(THICK, NVME),
+    onto(THICK, SAME, "the same machine with blank disks"),
+    onto(THICK, SMALLER, "a disk 30 % smaller: ext4 gives way, xfs stays"),
+)
