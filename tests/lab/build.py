@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from tests.lab.cache import Artifact, Cache, digest_of_files, note
+from tests.lab.cache import Artifact, Cache, digest_of_files
 from tests.lab.machine import Drive, Machine
 from tests.lab.network import network
 from tests.lab.running import accelerator, started
@@ -37,7 +37,7 @@ def key(cache: Cache) -> Path:
 
 
 def rootfs(cache: Cache, server: Server) -> Artifact:
-    """The server's whole system as `rootfs.tar`, its host key as `known_hosts`, its identity in the facts."""
+    """The server's whole system as `rootfs.tar`, its host key as `known_hosts`."""
     public = key(cache).with_suffix(".pub")
     inputs = [server.suite, *server.all_packages, *_EXCLUDED, public.read_text(), server.address]
     inputs.append(digest_of_files(_COMMON, server.folder / "root", server.folder / "customize"))
@@ -49,7 +49,7 @@ def _bootstrap(server: Server, public: Path, folder: Path) -> None:
     hooks += ['mkdir -p "$1/root/.ssh"', f'install -m 600 {public} "$1/root/.ssh/authorized_keys"']
     for script in (_COMMON / "customize", server.folder / "customize", _COMMON / "finish"):
         hooks += [f'install -m 755 {script} "$1/lab-hook"', 'chroot "$1" /lab-hook', 'rm "$1/lab-hook"']
-    hooks += [f'cp "$1/etc/machine-id" {folder}/', f'cp "$1/etc/ssh/ssh_host_ed25519_key.pub" {folder}/']
+    hooks += [f'cp "$1/etc/ssh/ssh_host_ed25519_key.pub" {folder}/']
     argv = ["mmdebstrap", "--mode=root", "--variant=apt", f"--include={','.join(server.all_packages)}"]
     argv += ['--aptopt=Acquire::Languages "none"', '--aptopt=APT::Install-Recommends "false"']
     argv += [f"--dpkgopt=path-exclude={each}" for each in _EXCLUDED]
@@ -57,7 +57,6 @@ def _bootstrap(server: Server, public: Path, folder: Path) -> None:
     tool(*argv, server.suite, folder / "rootfs.tar", timeout=1800)
     host_key = (folder / "ssh_host_ed25519_key.pub").read_text().split()
     (folder / "known_hosts").write_text(f"{server.address} {host_key[0]} {host_key[1]}\n")
-    note(folder, machine_id=(folder / "machine-id").read_text().strip())
 
 
 def disks(cache: Cache, server: Server) -> Artifact:
@@ -67,8 +66,7 @@ def disks(cache: Cache, server: Server) -> Artifact:
     inputs += [f"{each.serial} {each.size_mib}" for each in server.disks]
 
     def build(folder: Path) -> None:
-        for name in ("known_hosts", "facts.json"):
-            shutil.copy(system.path / name, folder / name)
+        shutil.copy(system.path / "known_hosts", folder)
         _install(server, system.path / "rootfs.tar", folder)
 
     return cache.get(f"{server.name}-disks", inputs, build, needs=[system])

@@ -98,7 +98,7 @@ class Cache:
 
     def _prune(self, name: str, newest: Artifact) -> None:
         """Drop old versions of `name` that nothing else needs."""
-        found = [path for path in self.root.glob(f"{name}-*") if len(path.name) == len(newest.path.name)]
+        found = [path for path in self.root.glob(f"{name}-*") if path.name.rpartition("-")[0] == name]
         found.sort(key=lambda path: path.stat().st_mtime, reverse=True)
         needed = self._needed()
         for path in found[KEPT:]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from tests.lab.cache import Artifact, digest_of_files, note
@@ -30,10 +31,14 @@ url = "file:///mnt/fr"
 """
 
 
-def imaged(lab: Lab, server: Server) -> Artifact:
-    """SITE-DE.qcow2, SITE-FR.qcow2, `fleet.kit`, `fingerprint.json`; what `refloat image` answered, in the facts."""
+def imaged(lab: Lab, server: Server, lost: str = "") -> Artifact:
+    """The server imaged as it runs, the disk `lost` taken out before.
+
+    SITE-DE.qcow2, SITE-FR.qcow2, `fleet.kit`, `fingerprint.json`; what `refloat image` answered, in the facts.
+    """
     disks, refloat = lab.server(server), program(lab.cache, server.python)
-    inputs = [code(), digest_of_files(Path(__file__), _INGUEST, server.folder)]
+    server = replace(server, disks=tuple(each for each in server.disks if each.serial != lost))
+    inputs = [code(), digest_of_files(Path(__file__), _INGUEST, server.folder), lost]
 
     def build(folder: Path) -> None:
         drives = (*overlays(disks, [each.serial for each in server.disks], folder), *sites(folder))
@@ -44,7 +49,7 @@ def imaged(lab: Lab, server: Server) -> Artifact:
             prepare(ssh, server, folder)
             take(lab, running, ssh, server, folder)
             running.screenshot("imaged")
-            ssh.run("/run/lab/bin/detach; systemctl poweroff")
+            ssh.run("sh /run/lab/bin/detach; systemctl poweroff")
             running.wait_off()
         for each in server.disks:
             (folder / f"{each.serial}.qcow2").unlink()
@@ -60,7 +65,7 @@ def sites(folder: Path) -> tuple[Drive, ...]:
 def prepare(ssh: Ssh, server: Server, folder: Path) -> None:
     """Refloat and its sites attached to the running server, and set up as the operating page says."""
     ssh.put({each.name: each.read_bytes() for each in _INGUEST.iterdir() if each.is_file()}, "/run/lab/bin")
-    ssh.run("/run/lab/bin/attach")
+    ssh.run("sh /run/lab/bin/attach")
     configure(ssh, server, folder)
 
 
@@ -91,6 +96,8 @@ def take(lab: Lab, running: Running, ssh: Ssh, server: Server, folder: Path) -> 
     tops = " ".join(server.fingerprinted)
     (folder / "fingerprint.json").write_text(ssh.run(f"python3 /run/lab/bin/fingerprint.py {tops}", timeout=900))
     ssh.run(server.script("load"))
+    if server.luks_key:
+        (folder / "luks.key").write_bytes(ssh.get(server.luks_key))
     answer = json.loads(ssh.run("refloat image --json --note lab", timeout=1800))
     note(folder, image=answer)
     lab.say(f"{server.name}: image {answer['image']} {answer['state']}")

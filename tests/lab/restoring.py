@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 import time
 from collections.abc import Iterator
@@ -12,13 +11,13 @@ from pathlib import Path
 
 from tests.lab.cache import Artifact, digest_of_files, note
 from tests.lab.imaging import PASSPHRASE
-from tests.lab.lab import SITES, Lab, blank, overlays
+from tests.lab.lab import SITES, Lab, blank, overlay, overlays
 from tests.lab.program import code
 from tests.lab.rescue import booted, rescue
 from tests.lab.running import Running
 from tests.lab.servers.base import Server
 from tests.lab.ssh import Ssh
-from tests.lab.targets import Target
+from tests.lab.targets import NewDisk, Target
 from tests.lab.tools import LabError
 
 _UNLOCK = "--kit /run/lab/fleet.kit --passphrase-file /run/lab/passphrase"
@@ -27,11 +26,10 @@ _UNLOCK = "--kit /run/lab/fleet.kit --passphrase-file /run/lab/passphrase"
 def restored(lab: Lab, server: Server, image: Artifact, target: Target, options: str = "") -> Artifact:
     """The target's disks as SERIAL.qcow2, its UEFI variables, plan and report in the facts."""
     inputs = [code(), digest_of_files(Path(__file__)), repr(target), options]
-    label = "".join(re.findall(r"[a-z-]+", options)).strip("-")
-    name = f"{server.name}-onto-{target.name}" + (f"-{label}" if label else "")
+    name = f"{server.name}-onto-{target.name}" + ("-unrepaired" if "--no-repair" in options else "")
 
     def build(folder: Path) -> None:
-        files = {each.serial: blank(folder, each.serial, each.size_mib) for each in target.disks}
+        files = {each.serial: _disk(lab, server, each, folder) for each in target.disks}
         with rescued(lab, image, target, files, folder) as (running, ssh):
             note(folder, **restore(ssh, server, target, options))
             running.screenshot("restored")
@@ -42,7 +40,13 @@ def restored(lab: Lab, server: Server, image: Artifact, target: Target, options:
         for each in SITES:
             (folder / f"{each}.qcow2").unlink()
 
-    return lab.note(lab.cache.get(name, inputs, build, needs=[image, rescue(lab)], step=True))
+    return lab.note(lab.cache.get(name, inputs, build, needs=[image, rescue(lab), lab.server(server)], step=True))
+
+
+def _disk(lab: Lab, server: Server, disk: NewDisk, folder: Path) -> Path:
+    if disk.survives:
+        return overlay(lab.server(server).path / f"{disk.serial}.qcow2", folder)
+    return blank(folder, disk.serial, disk.size_mib)
 
 
 @contextmanager
@@ -53,14 +57,18 @@ def rescued(
     machine = target.machine(files)
     machine = machine.having(drives=(*machine.drives, *overlays(image, SITES, folder)))
     with booted(lab, machine, folder / "machine") as (running, ssh):
-        ssh.put({"fleet.kit": (image.path / "fleet.kit").read_bytes(), "passphrase": PASSPHRASE}, "/run/lab")
+        secrets = {
+            name: path.read_bytes() for name in ("fleet.kit", "luks.key") if (path := image.path / name).exists()
+        }
+        ssh.put({**secrets, "passphrase": PASSPHRASE}, "/run/lab")
         ssh.run("mkdir -p /mnt/de /mnt/fr; mount LABEL=DE /mnt/de; mount LABEL=FR /mnt/fr")
         yield running, ssh
 
 
 def restore(ssh: Ssh, server: Server, target: Target, options: str) -> dict[str, object]:
-    """Plan, then restore, every disk of the image onto one of the target's in order; both answers."""
-    pairs = zip(server.disk_names, target.disks, strict=True)
+    """Plan, then restore the image's disks onto the target's blank ones in order; both answers."""
+    blanks = [disk for disk in target.disks if not disk.survives]
+    pairs = zip(server.disk_names, blanks, strict=False)
     to = " ".join(f"--to {name}={disk.serial}" for name, disk in pairs)
     command = f"refloat restore {server.name}/latest {_UNLOCK} {to} {options} --json"
     plan = _answer(ssh.run(f"{command} --plan", ok=tuple(range(128))))

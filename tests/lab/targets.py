@@ -10,12 +10,13 @@ from tests.lab.machine import Bus, Drive, Firmware, Machine, Nic
 
 @dataclass(frozen=True)
 class NewDisk:
-    """A blank disk of a replacement machine."""
+    """A disk of a replacement machine: blank, or one of the server's own that `survives` (the serial says which)."""
 
     serial: str
     size_mib: int
     bus: Bus = Bus.VIRTIO
     sector_bytes: int = 512
+    survives: bool = False
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,14 @@ class Scenario:
 
 
 def onto(
-    server: Server, target: Target, what: str, *, options: str = "", essential: bool = False, image: Imaging = imaged
+    server: Server,
+    target: Target,
+    what: str,
+    *,
+    options: str = "",
+    essential: bool = False,
+    image: Imaging = imaged,
+    name: str = "",
 ) -> Scenario:
     """A server's image onto a machine, which then boots and is the server."""
 
@@ -38,7 +45,7 @@ def onto(
         disks = restored(lab, server, taken, target, options)
         proven(lab, server, taken, disks, target)
 
-    return Scenario(f"{server.name}-onto-{target.name}", what, run, essential)
+    return Scenario(name or f"{server.name}-onto-{target.name}", what, run, essential)
 
 
 def control(server: Server, target: Target, *, options: str = "", image: Imaging = imaged) -> Scenario:

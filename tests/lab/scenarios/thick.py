@@ -13,10 +13,14 @@ NVME = Target(
 )
 SAME = Target("same", THICK.firmware, (NewDisk("BLANK-OS", 5120), NewDisk("BLANK-ARCHIVE", 768)), THICK.nics)
 SMALLER = Target("smaller", THICK.firmware, (NewDisk("SMALL-OS", 3584), NewDisk("SMALL-ARCHIVE", 768)), THICK.nics)
+ONE_LOST = Target(
+    "one-lost", THICK.firmware, (NewDisk("BLANK-OS", 5120), NewDisk("THICK-ARCHIVE", 768, survives=True)), THICK.nics
+)
 
 SCENARIOS: tuple[Scenario, ...] = (
     onto(THICK, NVME, "NVMe, bigger, UEFI, other network cards", essential=True),
     control(THICK, NVME),
     onto(THICK, SAME, "the same machine with blank disks"),
     onto(THICK, SMALLER, "a disk 30 % smaller: ext4 gives way, xfs stays"),
+    onto(THICK, ONE_LOST, "of two disks only the OS one is lost", options="--only vda"),
 )

@@ -3,7 +3,8 @@ its own drivers, addresses bound to its cards."""
 
 from tests.lab.servers.base import Server
 from tests.lab.servers.plain import PLAIN
+from tests.lab.servers.raid import RAID
 from tests.lab.servers.thick import THICK
 from tests.lab.servers.thin import THIN
 
-SERVERS: dict[str, Server] = {server.name: server for server in (THICK, THIN, PLAIN)}
+SERVERS: dict[str, Server] = {server.name: server for server in (THICK, THIN, RAID, PLAIN)}

@@ -28,6 +28,7 @@ class Blank:
 class Server:
     """A kind of server. `address` is where it answers SSH once it runs; `packages` what it has besides the common.
 
+    `luks_key` is the file on it that opens its LUKS container, if it has one.
     `fingerprinted` are the folders whose files must come back as they were. Its folder may hold scripts that run in it:
     `load` starts what keeps it busy while it is imaged, `imaged` fails if imaging has left or broken something, `alive`
     fails if its services do not work.
@@ -41,6 +42,7 @@ class Server:
     nics: tuple[Nic, ...]
     address: str
     memory_mib: int = 1024
+    luks_key: str = ""
     fingerprinted: tuple[str, ...] = ("/etc", "/usr", "/boot", "/root", "/srv")
 
     def machine(self, drives: tuple[Drive, ...], nvram: Path) -> Machine:
