@@ -10,7 +10,7 @@ PYTEST := $(PYTHON) -m pytest
 APT := .venv/.packages
 VENV := .venv/.installed
 
-.PHONY: help setup check lint types imports scripts spelling unit test demo soak bench clean
+.PHONY: help setup check lint types imports scripts spelling unit test lab demo soak bench clean
 
 help: ## this list
 	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -48,8 +48,13 @@ spelling: $(VENV)
 unit: $(VENV)
 	$(PYTEST) -n 2 -m "not (block or soak or fuzz or vm)"
 
-test: lint types imports scripts spelling demo ## everything: check, demo, then every tier in one pytest run
+test: lint types imports scripts spelling demo ## everything: check, demo, every tier, and the lab's three essential chains
 	$(PYTEST) -m "not vm"
+	$(PYTEST) -m vm tests/lab
+
+lab: $(VENV) ## every scenario of the lab, and every test that needs QEMU; LAB="--list" or names of scenarios
+	$(PYTHON) -m tests.lab $(if $(LAB),$(LAB),--all)
+	$(if $(LAB),,$(PYTEST) -m vm --ignore=tests/lab)
 
 demo: $(VENV) ## image a disk to two sites, lose it, restore it onto a bigger and a smaller one
 	$(PYTHON) -m tests.demo

@@ -5,6 +5,7 @@ A disk of its own, so that neither a server's cached disks nor its image depend 
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 from bootenv.bundle import ROOMS, install_code, install_packages, requirements_for
@@ -15,8 +16,9 @@ from tests.lab.tools import tool
 _TOP = Path(__file__).parents[2]
 
 
+@functools.cache
 def code() -> str:
-    """A digest of all rooms' code: what every scenario depends on."""
+    """A digest of all rooms' code as this process found it: what every scenario depends on."""
     return digest_of_files(*(_TOP / room for room in ROOMS))
 
 
