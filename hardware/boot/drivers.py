@@ -79,6 +79,7 @@ def _complete_one(
         if complete(job.root, kernel, held, modules, lacking, replaced, job.runner):
             job.done(f"{kernel.initrd}: appended {', '.join([*lacking, *sorted(replaced)])}")
         remembered.update(lacking)
+        troubles += [f"its initrd lacks {', '.join(lacking)}"] if lacking and job.root.read_only else []
     if programs := missing_programs(held, needs.programs):
         troubles.append(f"the initrd lacks {', '.join(programs)}, which the root filesystem needs now")
     return troubles

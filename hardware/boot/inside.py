@@ -104,7 +104,7 @@ class Root:
             if not stat.S_ISREG(facts.st_mode) or facts.st_size > _LIMIT_BYTES:
                 raise TargetError(f"{path} in the restored system is no plain file, or too large")
             with open(f"/proc/self/fd/{handle}", "rb") as file:
-                return file.read(_LIMIT_BYTES)
+                return file.read()
 
     def text(self, path: str) -> str | None:
         """A file as text (bytes that are not UTF-8 survive a write); None when nothing is there."""

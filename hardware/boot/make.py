@@ -6,6 +6,7 @@ again after any interruption. Imports `core` and everything else in `hardware.bo
 
 from __future__ import annotations
 
+from core.errors import TargetError
 from core.monitor import Monitor
 from core.run import Runner
 from hardware.boot.clone import check_name, make_clone
@@ -32,9 +33,13 @@ def make_bootable(request: BootRequest, runner: Runner, monitor: Monitor) -> Boo
         check_name(request.clone_as)
     before, now = request.interfaces_before, request.nics_now
     nics = map_nics(before, now) if request.nic_map is None else checked_map(request.nic_map, before, now)
-    names = Names(request, devices_now(runner))
+    seen = devices_now(runner)
+    for each in request.filesystems:
+        if each.path not in {device.path for device in seen}:
+            raise TargetError(f"{each.path} ({each.node}) is not here, or holds nothing", hint="is its group active?")
+    names = Names(request, seen)
     report = BootReport(nics=nics)
-    with mounted_server(request.filesystems, names, runner, read_only=not request.repair) as found:
+    with mounted_server(request.filesystems, names, report, runner, read_only=not request.repair) as found:
         if found is None:
             report.check("root filesystem", False, "none of the restored filesystems holds a Linux system")
             return report

@@ -16,7 +16,7 @@ from core.run import Runner
 from hardware.boot.devices import Names
 from hardware.boot.inside import Root
 from hardware.boot.tables import fstab_rows
-from hardware.boot.values import Mounted, Restored
+from hardware.boot.values import BootReport, Mounted, Restored
 
 _SAFE = "nodev,nosuid,noexec"
 _FILESYSTEMS = frozenset({"ext2", "ext3", "ext4", "xfs", "btrfs", "vfat", "f2fs"})
@@ -26,9 +26,10 @@ _OTHERS = ("/proc", "/sys", "/dev", "/run", "/tmp")  # noqa: S108 - never mounte
 
 @contextlib.contextmanager
 def mounted_server(
-    filesystems: Sequence[Restored], names: Names, runner: Runner, *, read_only: bool
+    filesystems: Sequence[Restored], names: Names, report: BootReport, runner: Runner, *, read_only: bool
 ) -> Iterator[tuple[Root, tuple[Mounted, ...]] | None]:
-    """The server's root and what is mounted in it; None when no restored filesystem is a root. Raises ToolError."""
+    """The server's root and what is mounted in it; None when no restored filesystem is a root. What else cannot be
+    mounted is a check that is not ok."""
     with contextlib.ExitStack() as stack:
         base = tempfile.mkdtemp(prefix="refloat-server-", dir="/run" if os.path.isdir("/run") else None)
         stack.callback(os.rmdir, base)
@@ -40,11 +41,11 @@ def mounted_server(
         root = stack.enter_context(Root(base, read_only=read_only))
         places = [found]
         for mounted in _wanted(root, names, found):
-            with contextlib.suppress(RefloatError):  # the checks tell what is not there
-                where = _prepared(root, mounted.where)
-                if where is not None:
-                    _mount(mounted, where, runner, read_only, stack)
-                    places.append(mounted)
+            try:
+                _mount(mounted, _prepared(root, mounted.where), runner, read_only, stack)
+                places.append(mounted)
+            except RefloatError as error:
+                report.check(f"mount {mounted.where}", False, error.message)
         yield root, tuple(places)
 
 
@@ -90,10 +91,10 @@ def _wanted(root: Root, names: Names, found: Mounted) -> list[Mounted]:
     return sorted(rows, key=lambda row: row.where.count("/"))
 
 
-def _prepared(root: Root, where: str) -> str | None:
+def _prepared(root: Root, where: str) -> str:
     if not root.exists(where):
         root.make_folder(where)
-    return root.outside(where) if root.exists(where) else None
+    return root.outside(where)
 
 
 def _mount(place: Mounted, where: str, runner: Runner, read_only: bool, stack: contextlib.ExitStack) -> None:
