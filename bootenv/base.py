@@ -26,7 +26,8 @@ _INITRD_HOOK, _INITRD_CONF = "initrd-hook", "initramfs.conf"
 _GRUB_BIOS = (
     "biosdisk iso9660 part_msdos part_gpt normal configfile linux search search_label test echo serial terminal"
 )
-_SQUASH = ("-comp", "zstd", "-b", "1M", "-noappend", "-no-progress", "-quiet", "-xattrs", "-mkfs-time", "0")
+#: 128 KiB blocks: larger ones save 3 % of space, and cost a slow machine a megabyte of unpacking for each small file.
+_SQUASH = ("-comp", "zstd", "-b", "128K", "-noappend", "-no-progress", "-quiet", "-xattrs", "-mkfs-time", "0")
 
 
 @dataclass(frozen=True)

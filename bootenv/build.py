@@ -5,10 +5,13 @@ May import `core` and the other modules of `bootenv` below it.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from bootenv.base import cache_folder, get_base
 from bootenv.iso import write_iso, write_small_iso
@@ -25,22 +28,22 @@ _TOOLS = {
     "mmdebstrap": "mmdebstrap", "mksquashfs": "squashfs-tools", "xorriso": "xorriso", "mkfs.vfat": "dosfstools",
     "mcopy": "mtools",
 }  # fmt: skip
+_KINDS: dict[str, Callable[[], Any]] = {
+    "sha256": hashlib.sha256,
+    "blake2b": functools.partial(hashlib.blake2b, digest_size=32),
+}
 #: In the digest list, in the order they are made.
 _MADE = (KERNEL, INITRD, BASE, APP, "refloat.iso", "refloat-ipxe.iso")
 
 
 @dataclass(frozen=True)
 class Built:
-    """What was made: the folder, sizes by file name, SHA-256 by file name."""
+    """What was made: the folder, sizes by file name, SHA-256 by file name, what the kernel line names."""
 
     folder: Path
     sizes: dict[str, int]
     digests: dict[str, str]
-
-    @property
-    def squashfs(self) -> Digests:
-        """Those the kernel line names."""
-        return Digests(self.digests[BASE], self.digests[APP])
+    squashfs: Digests
 
 
 def build(
@@ -60,7 +63,7 @@ def build(
     complete_initrd(base, output / INITRD)
     _link_or_copy(base.squashfs, output / BASE)
     pack_layer(base, output / APP, runner, monitor)
-    digests = Digests(_sha256(output / BASE), _sha256(output / APP))
+    digests = _squashfs(output)
     (output / "boot.ipxe").write_text(ipxe_script(digests, "${cwduri}"))
     shutil.copyfile(base.folder / "packages.txt", output / "packages.txt")
     loaders = output / "tftp"
@@ -79,14 +82,17 @@ def read_built(folder: Path) -> Built:
         rows = [line.split("  ", 1) for line in (folder / "SHA256SUMS").read_text().splitlines()]
         digests = {name: digest for digest, name in rows}
         sizes = {name: (folder / name).stat().st_size for name in digests}
-        Digests(digests[BASE], digests[APP])
+        return Built(folder, sizes, digests, _squashfs(folder))
     except (OSError, ValueError, KeyError) as error:
         raise ConfigError(f"{folder} holds no rescue environment", hint="make one: `refloat rescue build`") from error
-    return Built(folder, sizes, digests)
+
+
+def _squashfs(folder: Path) -> Digests:
+    return Digests(*(_digest(folder / name, "blake2b") for name in (BASE, APP)))
 
 
 def _conclude(output: Path) -> Built:
-    digests = {name: _sha256(output / name) for name in _MADE if (output / name).exists()}
+    digests = {name: _digest(output / name, "sha256") for name in _MADE if (output / name).exists()}
     (output / "SHA256SUMS").write_text("".join(f"{digest}  {name}\n" for name, digest in digests.items()))
     built = read_built(output)
     parts = sum(built.sizes[name] for name in (KERNEL, INITRD, BASE, APP))
@@ -114,6 +120,6 @@ def _link_or_copy(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def _sha256(path: Path) -> str:
+def _digest(path: Path, kind: str) -> str:
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return hashlib.file_digest(file, _KINDS[kind]).hexdigest()

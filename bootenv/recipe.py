@@ -69,7 +69,7 @@ DROPPED_FIRMWARE = (
     "intel/catpt", "intel/ibt*", "intel/vsc", "intel/fw_sst*", "intel/irci*", "cirrus", "qcom", "amd-ucode",
     "amdnpu", "cnm", "dabusb", "ess", "korg", "sb16", "yamaha", "emi26", "emi62", "keyspan*", "meson", "imx",
     "wfx", "airoha", "arm", "powervr", "nxp", "ueagle-atm", "dpaa2", "ti", "inside-secure", "cadence",
-    "ositech", "amphion", "iwlwifi*", "nvidia*", "rp2*", "whiteheat*", "lgs8*",
+    "netronome/flower*", "netronome/bpf", "ositech", "amphion", "iwlwifi*", "nvidia*", "rp2*", "whiteheat*", "lgs8*",
 )  # fmt: skip
 
 #: What else is cut from the root before it is packed.
@@ -79,6 +79,8 @@ DROPPED_PATHS = (
     "usr/share/bash-completion", "usr/share/zsh", "usr/share/lintian", "usr/share/bug", "usr/lib/ipxe",
     "usr/share/ipxe", "etc/ssh/ssh_host_*", "etc/machine-id", "var/lib/dbus/machine-id", "etc/resolv.conf",
     "etc/hostname", "etc/systemd/system/*", "usr/share/grub/*.pf2",
+    # perl-base stays; nothing here needs the rest
+    "usr/share/perl", "usr/lib/x86_64-linux-gnu/perl", "usr/lib/x86_64-linux-gnu/libperl.so*",
     "usr/lib/grub/i386-pc/*.module", "usr/lib/x86_64-linux-gnu/perl*/*/auto/Encode/[CJKT]*",
 )  # fmt: skip
 

@@ -14,6 +14,8 @@ _WORDS = (
     "raid=noautodetect",  # no md array of the old format
     "noresume",  # no hibernated system is woken, which would write
     "fsck.mode=skip",
+    "systemd.condition_needs_update=no",  # caches were made when it was built
+    "loglevel=4",  # a serial line is slow, and the banner stands on it
     "console=tty0",
     "console=ttyS0,115200",
 )
@@ -21,7 +23,7 @@ _WORDS = (
 
 @dataclass(frozen=True)
 class Digests:
-    """SHA-256 of the two squashfs files, in hex."""
+    """BLAKE2b-256 of the two squashfs files, in hex."""
 
     base: str
     app: str
@@ -32,7 +34,7 @@ class Digests:
 
 def kernel_words(digests: Digests, where: str, extra: Sequence[str] = ()) -> str:
     """The kernel line without the kernel; `where` is `refloat.url=…` or `refloat.medium=…`."""
-    return " ".join([*_WORDS, where, f"refloat.sha256={digests}", *extra])
+    return " ".join([*_WORDS, where, f"refloat.digest={digests}", *extra])
 
 
 def ipxe_script(digests: Digests, url: str, extra: Sequence[str] = ()) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import segno
 
-from bootenv.live.addresses import Port
+from bootenv.addresses import Port
 from bootenv.live.state import StationState
 from core import __version__
 

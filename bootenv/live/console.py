@@ -10,7 +10,7 @@ import os
 import select
 import sys
 
-from bootenv.live.addresses import Port, read_ports, urls
+from bootenv.addresses import Port, read_ports, urls
 from bootenv.live.banner import banner
 from bootenv.live.menu import CHOICES, run_choice
 from bootenv.live.state import StationState, read_state

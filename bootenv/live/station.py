@@ -23,7 +23,6 @@ from bootenv.live.state import StationState, read_state, write_state
 from bootenv.live.words import load_fw_cfg, read_kernel_words
 from core.errors import RefloatError
 from core.run import Runner, SystemRunner
-from hardware.inventory import probe_inventory
 from hardware.machine import Inventory
 from web.rescue import Advice, create_app
 
@@ -53,6 +52,8 @@ class Station:
             write_state(self._state)
 
     def inventory(self) -> Inventory:
+        from hardware.inventory import probe_inventory  # a second that the first answer need not wait for
+
         return probe_inventory(self._runner)
 
     def advice(self) -> list[Advice]:
