@@ -44,10 +44,10 @@ class Root:
     """The restored system below `path`. With `read_only` nothing is written, and `changed` tells what would be."""
 
     def __init__(self, path: str, *, read_only: bool = False) -> None:
-        self.path = os.path.realpath(path)
+        self.path = os.path.realpath(path).rstrip("/")  # empty for the running system
         self.read_only = read_only
         self.changed: list[str] = []
-        self._handle = os.open(self.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._handle = os.open(self.path or "/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
 
     def close(self) -> None:
         """Let go of the folder."""
@@ -82,7 +82,7 @@ class Root:
         real = self.real(path)
         if real is None:
             raise TargetError(f"the restored system has no {path}")
-        return self.path + real if real != "/" else self.path
+        return self.path + real if real != "/" else self.path or "/"
 
     def exists(self, path: str) -> bool:
         """Whether something is there."""
@@ -246,7 +246,9 @@ def _dress(handle: int, parent: int, name: str, mode: int) -> None:
     """Give a new file what the old one had, or what its folder suggests."""
     try:
         old = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=parent)
-    except FileNotFoundError:
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ELOOP):  # ELOOP: a symlink to nothing, which is replaced
+            raise
         os.fchmod(handle, mode)
         _label(handle, parent)
         return
