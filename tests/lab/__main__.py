@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import signal
 import sys
 import time
 import traceback
@@ -32,6 +33,8 @@ def main() -> int:
         for each in SCENARIOS.values():
             print(f"{'◆' if each.essential else ' '} {each.name:32} {each.what}")
         return 0
+    # As Ctrl-C does it: every block is left, so that machines and network go.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     lab = Lab(Cache(fresh=given.fresh))
     chosen = list(SCENARIOS.values()) if given.all else [SCENARIOS[name] for name in given.names]
     failed = [each.name for each in chosen if not attempt(lab, each)]

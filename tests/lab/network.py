@@ -16,6 +16,7 @@ from pathlib import Path
 
 from tests.lab.tools import Word, background, tool
 
+_PREFIX = "refloat-lab"
 LAN = "10.77.0.1/24"
 VLAN = "10.42.0.1/24"
 VLAN_ID = 42
@@ -52,7 +53,8 @@ class Network:
 @contextmanager
 def network(folder: Path) -> Iterator[Network]:
     """A network of this process's own; helpers log into `folder`."""
-    made = Network(f"refloat-lab-{os.getpid()}-{next(_numbers)}", folder)
+    _sweep()
+    made = Network(f"{_PREFIX}-{os.getpid()}-{next(_numbers)}", folder)
     tool("ip", "netns", "add", made.name)
     try:
         made.run("sysctl", "-qw", "net.ipv6.conf.all.disable_ipv6=1", "net.ipv6.conf.default.disable_ipv6=1")
@@ -71,3 +73,11 @@ def network(folder: Path) -> Iterator[Network]:
             yield made
     finally:
         tool("ip", "netns", "del", made.name)
+
+
+def _sweep() -> None:
+    """Remove namespaces of labs that were killed; the kernel has ended what ran in them."""
+    for line in tool("ip", "netns", "list").splitlines():
+        name = line.split()[0]
+        if name.startswith(f"{_PREFIX}-") and not Path("/proc", name.split("-")[2]).exists():
+            tool("ip", "netns", "del", name)

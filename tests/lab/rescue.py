@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from bootenv.build import build
+from bootenv.build import build, read_built
+from bootenv.script import ipxe_script
 from core.monitor import Monitor
 from core.run import SystemRunner
 from tests.lab.cache import Artifact
@@ -49,9 +50,21 @@ def booted(lab: Lab, machine: Machine, folder: Path) -> Iterator[tuple[Running, 
     folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         net = stack.enter_context(network(folder))
-        stack.enter_context(served(net, built.path, folder, machine.nics[0].mac))
+        stack.enter_context(served(net, _web(built.path, folder), folder, machine.nics[0].mac))
         running = stack.enter_context(started(ready, folder, net, lab.accelerator()))
         yield running, running.reach(ADDRESS, lab.key, None, 400)
+
+
+def _web(built: Path, folder: Path) -> Path:
+    """A folder with what was built, and iPXE's script with addresses in full: the iPXE in QEMU's cards is from 2019 and
+    does not know where its script came from (`cwduri`)."""
+    web = folder / "web"
+    web.mkdir()
+    for each in built.iterdir():
+        (web / each.name).symlink_to(each)
+    (web / "boot.ipxe").unlink()
+    (web / "boot.ipxe").write_text(ipxe_script(read_built(built).squashfs, _URL))
+    return web
 
 
 @contextmanager

@@ -29,11 +29,11 @@ def tool(*argv: Word, stdin: bytes | None = None, timeout: float = 900, env: Map
 
 @contextmanager
 def background(*argv: Word, log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A process that is ended, by its id, when the block is left; what it prints goes to `log`."""
+    """A process that is ended, by its id, when the block is left, and by the kernel when the lab is killed; what it
+    prints goes to `log`."""
+    words = ["setpriv", "--pdeathsig", "KILL", *(str(each) for each in argv)]
     with log.open("ab") as file:
-        process = subprocess.Popen(
-            [str(each) for each in argv], stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT
-        )
+        process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT)
     try:
         yield process
     finally:
