@@ -9,36 +9,24 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from appliance.shrink import shrunk
-from core.errors import ConfigError, ConfirmError, CorruptError, ObjectMissingError, ToolError
+from appliance.steps import FINISHING, PREPARING, AskPassphrase, Hand, Repair
+from core.errors import ConfigError, ConfirmError, CorruptError, KeyMissingError, ObjectMissingError, ToolError
 from core.monitor import Monitor
 from core.run import Runner, find_tool
-from hardware.actions import (
-    PACKAGES,
-    Action,
-    ClearSpace,
-    ClearTable,
-    GrowFilesystem,
-    MakeSwap,
-    ShrinkFilesystem,
-    WriteTable,
-    WriteVolume,
-    tools_of,
-)
-from hardware.apply import clear_space, clear_table, grow_filesystem, make_swap, write_table
+from hardware.actions import PACKAGES, Action, ShrinkFilesystem, WriteVolume, tools_of
+from hardware.boot.values import BootReport
 from hardware.holdings import holdings
 from hardware.inventory import inspect_target, probe_inventory
 from hardware.machine import Device, Inventory, find_device, tokens
 from hardware.plan import Plan, PlanOptions, make_plan
 from hardware.read import DiskSource, read_layout
 from imager.repository.reader import OpenImage
-from imager.repository.restore import Restore, VolumeReport, VolumeTarget
-from imager.scratch import Scratch
-from imager.target import Target
+from imager.repository.restore import VolumeReport
 
 
 @dataclass(frozen=True)
@@ -53,11 +41,14 @@ class RestoreOptions:
     read_back: bool = True
     scratch: Path | None = None
     overwrite_unseen: bool = False
+    boot: bool = True
+    firmware: str = ""
+    repair: Repair = Repair()
 
 
 @dataclass
 class RestoreReport:
-    """What was done."""
+    """What was done; `boot` tells how it was made bootable, None when that was not wanted or nothing boots from it."""
 
     server: str
     image: str
@@ -66,6 +57,7 @@ class RestoreReport:
     volumes: list[VolumeReport]
     steps: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    boot: BootReport | None = None
 
 
 @dataclass(frozen=True)
@@ -92,6 +84,7 @@ def plan_restore(image: OpenImage, options: RestoreOptions, runner: Runner) -> R
     if options.only:
         for name, device in targets.items():
             (present[name],) = read_layout([DiskSource(device.path, name)], runner).disks
+    boots = options.boot and not options.only
     plan = make_plan(
         layout,
         targets,
@@ -101,6 +94,9 @@ def plan_restore(image: OpenImage, options: RestoreOptions, runner: Runner) -> R
             unused=options.unused,
             present=present,
             overwrite_unseen=options.overwrite_unseen,
+            firmware=(options.firmware or inventory.firmware) if boots else "",
+            repair=boots,
+            without_md=options.repair.without_md,
         ),
     )
     _require_whole(image, plan)
@@ -204,9 +200,11 @@ def require_tools(actions: Sequence[Action], find: Callable[[str], str | None] =
         )
 
 
-def apply_restore(restoration: Restoration, runner: Runner, monitor: Monitor) -> RestoreReport:
-    """Do what the plan says. Raises before the first write when the plan is refused, a tool is missing, or a shrink
-    fails."""
+def apply_restore(
+    restoration: Restoration, runner: Runner, monitor: Monitor, passphrase: AskPassphrase | None = None
+) -> RestoreReport:
+    """Do what the plan says; `passphrase` opens LUKS containers. Raises before the first write when the plan is
+    refused, a tool is missing, or a shrink fails."""
     restoration.plan.require()
     require_tools(restoration.plan.actions)
     started = time.monotonic()
@@ -214,61 +212,44 @@ def apply_restore(restoration: Restoration, runner: Runner, monitor: Monitor) ->
     shrinks = {
         each.volume: (each.to_bytes, each.scratch_bytes) for each in actions if isinstance(each, ShrinkFilesystem)
     }
-    steps: list[str] = []
-    with shrunk(image, shrinks, options.scratch, runner, monitor) as overlays:
+    with (
+        shrunk(image, shrinks, options.scratch, runner, monitor) as overlays,
+        contextlib.ExitStack() as built,
+    ):
+        hand = Hand(
+            image=image,
+            actions=actions,
+            inventory=restoration.inventory,
+            overlays=overlays,
+            built=built,
+            runner=runner,
+            monitor=monitor,
+            passphrase=passphrase or _nobody_knows,
+            repair=options.repair,
+            read_back=options.read_back,
+        )
         for action in actions:
-            if isinstance(action, ClearTable | WriteTable | ClearSpace):
-                steps.append(action.describe())
-            if isinstance(action, ClearTable):
-                clear_table(action, runner, monitor)
-            elif isinstance(action, WriteTable):
-                write_table(action, runner, monitor)
-            elif isinstance(action, ClearSpace):
-                clear_space(action, runner, monitor)
-        writes = [each for each in actions if isinstance(each, WriteVolume)]
-        volumes = _write(image, writes, overlays, options, monitor)
+            if isinstance(action, PREPARING):
+                hand.do(action)
+        hand.write()
         for action in actions:
-            if isinstance(action, MakeSwap):
-                steps.append(action.describe())
-                make_swap(action, runner, monitor)
-            elif isinstance(action, GrowFilesystem):
-                steps.append(action.describe())
-                grow_filesystem(action, runner, monitor)
+            if isinstance(action, FINISHING):
+                hand.do(action)
     manifest = image.manifest
     return RestoreReport(
         server=manifest.server.name,
         image=manifest.image,
         targets=dict(restoration.required),
         seconds=round(time.monotonic() - started, 3),
-        volumes=volumes,
-        steps=steps,
+        volumes=hand.reports,
+        steps=hand.steps,
         warnings=[*monitor.warnings, *image.complaints],
+        boot=hand.boot,
     )
 
 
-def _write(
-    image: OpenImage,
-    writes: Sequence[WriteVolume],
-    overlays: Mapping[str, Scratch],
-    options: RestoreOptions,
-    monitor: Monitor,
-) -> list[VolumeReport]:
-    targets = [
-        VolumeTarget(
-            each.volume,
-            each.path,
-            each.offset_bytes,
-            each.size_bytes,
-            each.keep,
-            overlays.get(each.volume),
-            each.unused,
-        )
-        for each in writes
-    ]
-    with contextlib.ExitStack() as stack:
-        disks: dict[str, Target] = {}
-        for each in writes:
-            if each.path not in disks:
-                disks[each.path] = Target(each.path)
-                stack.callback(disks[each.path].close)
-        return Restore(image, targets, disks, monitor, read_back=options.read_back).run()
+def _nobody_knows(name: str, _uuid: str) -> bytes:
+    raise KeyMissingError(
+        f"the LUKS container {name} needs its passphrase, and nobody can be asked",
+        hint=f"--luks {name}=FILE, a file with the passphrase the old server's disk was opened with",
+    )

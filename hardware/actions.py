@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import msgspec
 
-from core.layout import Table
+from core.layout import LvKind, Table
 from core.sizes import format_size
 
 Range = tuple[int, int]  # first byte, byte after the last
@@ -126,7 +126,103 @@ class GrowFilesystem(Action, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         return f"{self.path}: grow {self.type} of {self.volume} to {format_size(self.to_bytes)}"
 
 
-AnyAction = ShrinkFilesystem | ClearTable | WriteTable | ClearSpace | WriteVolume | MakeSwap | GrowFilesystem
+class Spot(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A device that a plan names before it is there: partition `number` of the disk at `path`, beginning at
+    `offset_bytes` of it, or, with number 0, all of what is at `path`. `size_bytes` is what it will have."""
+
+    path: str
+    size_bytes: int
+    number: int = 0
+    offset_bytes: int = 0
+    sector_bytes: int = 512
+
+    def describe(self) -> str:
+        """For people."""
+        return f"partition {self.number} of {self.path}" if self.number else self.path
+
+
+class MakeEsp(Action, frozen=True, kw_only=True, forbid_unknown_fields=True, tag=True, tag_field="action"):
+    """Make an EFI system partition that the image does not have; nothing to do when it is there. `uuid` is the FAT's
+    serial number as blkid writes it."""
+
+    spot: Spot
+    uuid: str
+
+    def describe(self) -> str:
+        return f"{self.spot.path}: make an EFI system partition, {format_size(self.spot.size_bytes)}"
+
+
+class MakeArray(Action, frozen=True, kw_only=True, forbid_unknown_fields=True, tag=True, tag_field="action"):
+    """Make an md array with its old UUID, or assemble it when it is there. `members` in slot order, None for one that
+    is missing; `size_bytes` is the array's."""
+
+    name: str
+    path: str
+    uuid: str
+    label: str
+    level: str
+    metadata: str
+    chunk_bytes: int
+    data_offset_bytes: int
+    size_bytes: int
+    members: tuple[Spot | None, ...]
+
+    def describe(self) -> str:
+        on = ", ".join(member.describe() if member else "missing" for member in self.members)
+        return f"{self.path}: {self.level} array, {format_size(self.size_bytes)}, on {on}"
+
+
+class OpenCrypt(Action, frozen=True, kw_only=True, forbid_unknown_fields=True, tag=True, tag_field="action"):
+    """Open a LUKS container whose header has just been written; a person knows the passphrase."""
+
+    name: str
+    uuid: str
+    spot: Spot
+
+    def describe(self) -> str:
+        return f"{self.spot.describe()}: open the LUKS container as {self.name}"
+
+
+class PlannedVolume(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A logical volume to make; `pool`, `chunk_bytes` and `metadata_bytes` as in the layout."""
+
+    name: str
+    kind: LvKind
+    size_bytes: int
+    pool: str = ""
+    chunk_bytes: int = 0
+    metadata_bytes: int = 0
+
+
+class MakeGroup(Action, frozen=True, kw_only=True, forbid_unknown_fields=True, tag=True, tag_field="action"):
+    """Make a volume group and its volumes, or activate it when it is there just so. Its UUIDs are new ones."""
+
+    name: str
+    extent_bytes: int
+    pvs: tuple[Spot, ...]
+    volumes: tuple[PlannedVolume, ...]
+
+    def describe(self) -> str:
+        on = ", ".join(pv.describe() for pv in self.pvs)
+        what = ", ".join(f"{volume.name} {format_size(volume.size_bytes)}" for volume in self.volumes)
+        return f"{on}: volume group {self.name} with {what or 'no volumes'}"
+
+
+class RepairBoot(Action, frozen=True, kw_only=True, forbid_unknown_fields=True, tag=True, tag_field="action"):
+    """Make the restored server boot here: boot loader for `firmware` on `disks`, initramfs, mounts, network."""
+
+    firmware: str
+    disks: tuple[str, ...]
+    esps: tuple[Spot, ...] = ()
+
+    def describe(self) -> str:
+        return f"{', '.join(self.disks)}: make it boot ({self.firmware.upper()}): loader, initramfs, fstab, network"
+
+
+AnyAction = (
+    ShrinkFilesystem | ClearTable | WriteTable | ClearSpace | MakeEsp | MakeArray | OpenCrypt | MakeGroup
+    | WriteVolume | MakeSwap | GrowFilesystem | RepairBoot
+)  # fmt: skip
 
 
 #: Tool → the Debian package that brings it.
@@ -134,6 +230,8 @@ PACKAGES = {
     "sfdisk": "fdisk", "partx": "util-linux", "blkid": "util-linux", "mkswap": "util-linux", "unshare": "util-linux",
     "blkdiscard": "util-linux", "fallocate": "util-linux", "mount": "mount", "e2fsck": "e2fsprogs",
     "resize2fs": "e2fsprogs", "xfs_growfs": "xfsprogs", "btrfs": "btrfs-progs", "fusermount3": "fuse3",
+    "mkfs.vfat": "dosfstools", "mdadm": "mdadm", "cryptsetup": "cryptsetup-bin", "lvs": "lvm2", "wipefs": "util-linux",
+    "thin_check": "thin-provisioning-tools",
 }  # fmt: skip
 _TABLE_TOOLS = ("blkid", "sfdisk", "partx")
 _GROW_TOOLS = {
@@ -152,4 +250,13 @@ def tools_of(action: Action) -> tuple[str, ...]:
         return ("blkdiscard", "fallocate")
     if isinstance(action, MakeSwap):
         return ("mkswap",)
+    if isinstance(action, MakeEsp):
+        return ("blkid", "mkfs.vfat")
+    if isinstance(action, MakeArray):
+        return ("mdadm", "wipefs")
+    if isinstance(action, OpenCrypt):
+        return ("cryptsetup",)
+    if isinstance(action, MakeGroup):
+        thin = any(volume.kind is LvKind.POOL for volume in action.volumes)
+        return ("lvs", "wipefs", "thin_check") if thin else ("lvs", "wipefs")
     return _GROW_TOOLS.get(action.type, ()) if isinstance(action, GrowFilesystem) else ()

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 
 from core.layout import Content, Disk, Table, TableKind, VolumeSpec
 from core.sizes import MIB
-from hardware.actions import AnyAction, GrowFilesystem, MakeSwap, Range, ShrinkFilesystem, WriteVolume
+from hardware.actions import AnyAction, GrowFilesystem, MakeSwap, Range, ShrinkFilesystem, Spot, WriteVolume
 from hardware.machine import Device
+from hardware.needs import Stackings
 from hardware.placement import SHRINKABLE, bounds_of, entries_bytes
 from hardware.targets import Refusal
 
@@ -23,13 +24,17 @@ class PlanOptions:
     """`only`: names of disks and volumes to restore, empty for all that have a target. `grow`: `none`, `last`, or the
     name of a volume. `unused`: what happens to space nothing uses: `keep`, `discard`, `zero`. `present`: by disk name,
     what the target holds now, needed where only some volumes of a disk are restored. `overwrite_unseen`: also overwrite
-    what nobody can look into for a site (LUKS, LVM, a dirty log)."""
+    what nobody can look into for a site (LUKS, LVM, a dirty log). `firmware`: that of the machine that will boot,
+    empty for as it was; `repair`: make it boot there. `without_md`: dissolve mirrors onto a single disk."""
 
     only: frozenset[str] = frozenset()
     grow: str = "none"
     unused: str = "keep"
     present: Mapping[str, Disk] = field(default_factory=dict)
     overwrite_unseen: bool = False
+    firmware: str = ""
+    repair: bool = False
+    without_md: bool = False
 
 
 @dataclass
@@ -37,12 +42,21 @@ class Draft:
     """What has been decided so far. Shrinks come first of all, since they write to no target; grows last."""
 
     options: PlanOptions
+    needs: Stackings
     shrinks: list[AnyAction] = field(default_factory=list)
     actions: list[AnyAction] = field(default_factory=list)
     grows: list[AnyAction] = field(default_factory=list)
+    last: list[AnyAction] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     refusals: list[Refusal] = field(default_factory=list)
     need_bytes: dict[str, int] = field(default_factory=dict)
+    #: Where nodes of the layout will be, and how large their carriers were; filled disk by disk, then by the stack.
+    spots: dict[str, Spot] = field(default_factory=dict)
+    sizes_before: dict[str, int] = field(default_factory=dict)
+    #: Disks the server boots from; disks that are restored as a whole; what is made on them beside the image's own.
+    boot_disks: tuple[str, ...] = ()
+    whole: set[str] = field(default_factory=set)
+    made: list[AnyAction] = field(default_factory=list)
 
     def refuse(self, subject: str, message: str, hint: str = "") -> None:
         """Note a reason not to do it."""
@@ -89,11 +103,11 @@ class Draft:
                 )
             )
 
-    def make_swap(self, disk: Disk, target: Device, number: int, content: Content, place: tuple[int, int]) -> None:
+    def make_swap(self, node: str, target: Device, number: int, content: Content, place: tuple[int, int]) -> None:
         """Swap with its old names at `place` (offset, size)."""
         self.actions.append(
             MakeSwap(
-                disk=disk.name,
+                disk=node,
                 path=target.path,
                 partition=number,
                 uuid=content.uuid,

@@ -2,17 +2,18 @@
 
 Imports `core` only. All numbers are bytes. The rule: nothing before the first thing that gives way moves, so boot code,
 the BIOS-boot partition and /boot keep their places. In this order give way: space between partitions, swap down to
-64 MiB, ext filesystems down to their least size and a margin, and at last swap altogether.
+64 MiB, ext filesystems down to their least size and a margin (or what stands on a partition: free extents, swap and ext
+filesystems in a volume group), and at last swap altogether.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from msgspec.structs import replace
 
-from core.layout import Partition, Role, Table, TableKind
+from core.layout import Content, Partition, Role, Table, TableKind
 from core.sizes import MIB, align_down, align_up
 
 SWAP_MIN_BYTES = 64 * MIB
@@ -60,27 +61,36 @@ def entries_bytes(table: Table, sector_bytes: int) -> int:
     return align_up(table.entries * 128, sector_bytes)
 
 
-def least_bytes(part: Partition) -> int:
-    """The smallest size this partition can be given while its content stays whole."""
-    content = part.content
+def least_content(content: Content, size_bytes: int) -> int:
+    """The smallest size that what holds this content can be given, when it has `size_bytes` now."""
     if content.type == "swap":
-        return min(part.size_bytes, SWAP_MIN_BYTES)
+        return min(size_bytes, SWAP_MIN_BYTES)
     if content.type in SHRINKABLE and content.min_bytes is not None:
-        return min(part.size_bytes, align_up(content.min_bytes * 105 // 100 + 16 * MIB, MIB))
-    return part.size_bytes
+        return min(size_bytes, align_up(content.min_bytes * 105 // 100 + 16 * MIB, MIB))
+    return size_bytes
 
 
-def place(table: Table, size_bytes: int, sector_bytes: int, grow: int = 0) -> Placement | TooSmall:
+def least_bytes(part: Partition) -> int:
+    """The smallest size this partition can be given, going by its own content alone."""
+    return least_content(part.content, part.size_bytes)
+
+
+Least = Callable[[Partition], int]
+
+
+def place(
+    table: Table, size_bytes: int, sector_bytes: int, grow: int = 0, least: Least = least_bytes
+) -> Placement | TooSmall:
     """Place a table's partitions on a disk of `size_bytes`; `grow` is the number of the partition that takes what is
-    left, 0 for none."""
+    left, 0 for none; `least` tells how small a partition can become with all that stands on it."""
     bounds = bounds_of(table, size_bytes, sector_bytes)
     slots = _slots(table)
     droppable = _droppable(slots)
-    need = _need([slot for slot in slots if slot.number not in droppable], bounds.tail, sector_bytes)
+    need = _need([slot for slot in slots if slot.number not in droppable], bounds.tail, sector_bytes, least)
     for count in range(len(droppable) + 1):
         dropped = droppable[:count]
         kept = [slot for slot in slots if slot.number not in dropped]
-        placed = _fit(kept, bounds.end)
+        placed = _fit(kept, bounds.end, least)
         if placed is not None:
             grown = _grow(placed, grow, bounds.end)
             return Placement(_with_extended(table, grown, bounds.end), need, dropped)
@@ -108,21 +118,21 @@ def _slots(table: Table) -> list[Partition]:
     return sorted(parts, key=lambda part: part.start_bytes)
 
 
-def _fit(slots: list[Partition], end: int) -> list[Partition] | None:
+def _fit(slots: list[Partition], end: int, least: Least) -> list[Partition] | None:
     """The slots moved and shrunk as little as the order of giving way allows, or None."""
     placed = _pack(slots, end)
     if placed is not None:
         return placed
-    ext = [slot for slot in slots if slot.content.type in SHRINKABLE]
+    others = [slot for slot in slots if slot.content.type != "swap" and least(slot) < slot.size_bytes]
     givers = [slot for slot in reversed(slots) if slot.content.type == "swap"]
-    givers += sorted(ext, key=lambda slot: least_bytes(slot) - slot.size_bytes)  # one big giver before many small ones
+    givers += sorted(others, key=lambda slot: least(slot) - slot.size_bytes)  # one big giver before many small ones
     sizes = {slot.number: slot.size_bytes for slot in slots}
     for giver in givers:
         short = _end(_moved(_resized(slots, sizes), 1)) - end
         wanted = align_down(giver.size_bytes - short, MIB)
         # what follows moves in whole MiB, which may swallow some of what is given
         for size in (wanted, wanted - MIB, wanted - 2 * MIB, 0):
-            sizes[giver.number] = min(giver.size_bytes, max(size, least_bytes(giver)))
+            sizes[giver.number] = min(giver.size_bytes, max(size, least(giver)))
             placed = _pack(_resized(slots, sizes), end)
             if placed is not None:
                 return placed
@@ -181,7 +191,7 @@ def _with_extended(table: Table, slots: list[Partition], end: int) -> tuple[Part
     return tuple(placed[part.number] for part in table.partitions if part.number in placed)
 
 
-def _need(kept: list[Partition], tail: int, sector_bytes: int) -> int:
+def _need(kept: list[Partition], tail: int, sector_bytes: int, least: Least) -> int:
     """With every gap closed and everything at its least size."""
-    least = _moved(_resized(kept, {slot.number: least_bytes(slot) for slot in kept}), 1) if kept else []
-    return align_up(_end(least) + tail, sector_bytes)
+    packed = _moved(_resized(kept, {slot.number: least(slot) for slot in kept}), 1) if kept else []
+    return align_up(_end(packed) + tail, sector_bytes)

@@ -15,7 +15,10 @@ from core.errors import TargetError
 from core.layout import Disk, Layout, Partition, Table, TableKind, VolumeRole, VolumeSpec, volumes_of
 from hardware.actions import AnyAction, Range, ShrinkFilesystem
 from hardware.draft import Draft, PlanOptions, table_bytes
+from hardware.firmware import boot_disks, plan_boot
 from hardware.machine import Device
+from hardware.needs import Stackings
+from hardware.stacked import plan_stack
 from hardware.targets import Refusal, check_device, check_layout, check_pairing
 from hardware.whole import plan_whole
 
@@ -53,7 +56,7 @@ def make_plan(layout: Layout, targets: Mapping[str, Device], options: PlanOption
     """Plan the restore of `layout` onto `targets` (disk name → device). Never raises for what it does not like: see
     `refusals`, which `Plan.require` turns into an error. A refused plan has no actions."""
     options = options or PlanOptions()
-    draft = Draft(options)
+    draft = Draft(options, Stackings.of(layout, options.without_md), boot_disks=boot_disks(layout))
     _check_request(layout, targets, options, draft)
     draft.refusals += check_layout(layout)
     draft.refusals += check_pairing(targets)
@@ -62,7 +65,10 @@ def make_plan(layout: Layout, targets: Mapping[str, Device], options: PlanOption
         for disk in layout.disks:
             mine = [spec for spec in volumes if spec.disk == disk.name]
             _plan_disk(disk, mine, targets.get(disk.name), draft)
-    actions = () if draft.refusals else (*draft.shrinks, *draft.actions, *draft.grows)
+        if not draft.refusals and draft.spots:
+            plan_stack(layout, draft)
+            plan_boot(layout, targets, draft)
+    actions = () if draft.refusals else (*draft.shrinks, *draft.actions, *draft.grows, *draft.last)
     return Plan(
         actions=actions,
         warnings=tuple(draft.warnings),

@@ -1,6 +1,6 @@
 """Planning the restore of a whole disk: a table of its own and everything in it, or a bare filesystem. Pure.
 
-Imports `core` and `hardware.{actions,draft,machine,placement,targets}`.
+Imports `core` and `hardware.{actions,draft,firmware,machine,needs,placement,targets}`.
 """
 
 from __future__ import annotations
@@ -9,29 +9,30 @@ from collections.abc import Iterable
 
 from msgspec.structs import replace
 
-from core.layout import Disk, Partition, Role, Table, TableKind, VolumeRole, VolumeSpec
+from core.layout import Disk, Partition, Role, Table, TableKind, VolumeRole, VolumeSpec, partition_node
 from core.sizes import MIB, align_down, format_size
-from hardware.actions import ClearSpace, ClearTable, WriteTable
+from hardware.actions import ClearSpace, ClearTable, Spot, WriteTable
 from hardware.draft import GROWABLE, Draft, table_bytes
+from hardware.firmware import BIOS_BOOT, with_bios_boot, with_boot_partitions
 from hardware.machine import Device
 from hardware.placement import (
     DOS_MAX_SECTORS,
+    Least,
     Placement,
     bounds_of,
     entries_bytes,
     last_growable,
-    least_bytes,
     place,
 )
 from hardware.targets import Refusal, check_device
 
-_BIOS_BOOT = "21686148-6449-6E6F-744E-656564454649"
 #: GPT attribute bits 3–47 are reserved (UEFI 2.10, table 5.8); libfdisk sets none of them.
 _RESERVED_ATTRS = ((1 << 48) - 1) & ~0b111
 
 
 def plan_whole(disk: Disk, volumes: list[VolumeSpec], target: Device, draft: Draft) -> None:
     """Everything of a disk onto all of a target."""
+    draft.whole.add(disk.name)
     draft.refusals += check_device(disk, target, None, draft.options.overwrite_unseen)
     if target.sector_bytes < disk.sector_bytes:
         draft.warnings.append(
@@ -45,43 +46,66 @@ def plan_whole(disk: Disk, volumes: list[VolumeSpec], target: Device, draft: Dra
 
 
 def _plan_table(disk: Disk, table: Table, volumes: list[VolumeSpec], target: Device, draft: Draft) -> None:
-    grow = _grow_number(table, volumes, draft.options.grow)
-    placed = place(table, target.size_bytes, target.sector_bytes, grow)
+    grow = _grow_number(disk, table, draft)
+    wanted = with_boot_partitions(disk, table, draft)
+    least = draft.needs.least_of(disk.name)
+    placed = place(wanted, target.size_bytes, target.sector_bytes, grow, least)
     head = next((spec.size_bytes for spec in volumes if spec.role is VolumeRole.HEAD), 0)
     draft.need_bytes[disk.name] = need = max(placed.need_bytes, head)
     if not isinstance(placed, Placement) or target.size_bytes < need:
-        draft.refusals.append(_too_small(disk, table.partitions, target, need))
+        draft.refusals.append(_too_small(disk, table.partitions, target, need, least))
         return
-    _warn(disk, table, placed, target, draft)
+    _warn(disk, wanted, placed, target, draft)
     parts = tuple(replace(part, attrs=part.attrs & ~_RESERVED_ATTRS) for part in placed.partitions)
-    after = replace(table, partitions=parts)
+    after = with_bios_boot(disk, replace(wanted, partitions=parts), target, draft)
     sector = target.sector_bytes
     draft.actions.append(
         WriteTable(disk=disk.name, path=target.path, table=after, disk_bytes=target.size_bytes, sector_bytes=sector)
     )
     if draft.options.unused != "keep":
         _clear_space(disk, after, head, target, draft)
+    draft.actions += draft.made
+    draft.made.clear()
     _write_all(disk, after, volumes, target, draft)
+    _note_spots(disk, table, after, target, draft)
 
 
-def _grow_number(table: Table, volumes: list[VolumeSpec], grow: str) -> int:
+def _note_spots(disk: Disk, before: Table, after: Table, target: Device, draft: Draft) -> None:
+    """What stands on these partitions is planned when all disks are."""
+    was = {part.number: part for part in before.partitions}
+    for part in after.partitions:
+        if part.number in was and part.role is not Role.EXTENDED:
+            node = partition_node(disk.name, part.number)
+            draft.sizes_before[node] = was[part.number].size_bytes
+            draft.spots[node] = Spot(
+                path=target.path,
+                number=part.number,
+                offset_bytes=part.start_bytes,
+                size_bytes=part.size_bytes,
+                sector_bytes=target.sector_bytes,
+            )
+
+
+def _grow_number(disk: Disk, table: Table, draft: Draft) -> int:
+    """The number of the partition that grows: the one asked for, or that under the stacked volume asked for."""
+    grow = draft.options.grow
     if grow == "last":
         return last_growable(table)
-    return next((spec.partition for spec in volumes if spec.name == grow), 0)
+    for part in table.partitions:
+        node = partition_node(disk.name, part.number)
+        if grow in (node, *draft.needs.above(node)):
+            return part.number
+    return 0
 
 
-def _too_small(disk: Disk, parts: Iterable[Partition], target: Device, need: int) -> Refusal:
-    held = sorted((part for part in parts if part.role is not Role.EXTENDED), key=least_bytes, reverse=True)
-    words = [_held(disk, part) for part in held[:4]]
+def _too_small(disk: Disk, parts: Iterable[Partition], target: Device, need: int, least: Least) -> Refusal:
+    held = sorted((part for part in parts if part.role is not Role.EXTENDED), key=least, reverse=True)
+    words = [f"{_label(disk, part)} with {part.content.type or 'data'} {format_size(least(part))}" for part in held[:4]]
     message = (
         f"{target.path} is too small: it has {target.size_bytes} bytes ({format_size(target.size_bytes)}), and "
         f"{need} ({format_size(need)}) are needed at least; held by {', '.join(words) or 'its content'}"
     )
     return Refusal(subject=disk.name, message=message, hint="use a larger disk, or restore only some of its volumes")
-
-
-def _held(disk: Disk, part: Partition) -> str:
-    return f"{_label(disk, part)} with {part.content.type or 'data'} {format_size(least_bytes(part))}"
 
 
 def _label(disk: Disk, part: Partition) -> str:
@@ -104,7 +128,7 @@ def _changes(old: Partition, new: Partition) -> list[str]:
     found = []
     if new.content.type == "swap" and new.size_bytes < old.size_bytes:
         found.append(f"swap shrinks to {format_size(new.size_bytes)}")
-    if new.type.upper() == _BIOS_BOOT and new.start_bytes != old.start_bytes:
+    if new.type.upper() == BIOS_BOOT and new.start_bytes != old.start_bytes:
         found.append("the BIOS-boot partition moves; install the boot loader again")
     if new.size_bytes > old.size_bytes and new.content.type not in GROWABLE and new.role is not Role.EXTENDED:
         found.append(f"the partition grows, {new.content.type or 'what is in it'} does not")
@@ -120,12 +144,12 @@ def _write_all(disk: Disk, after: Table, volumes: list[VolumeSpec], target: Devi
         if spec.role is VolumeRole.HEAD:
             keep = table_bytes(disk.table, after, disk, target, spec.size_bytes)
             draft.write(spec, target, 0, spec.size_bytes, keep)
-        else:
+        elif spec.role is VolumeRole.PARTITION:
             part = placed[spec.partition]
             draft.write_into(spec, target, part.start_bytes, part.size_bytes)
     for part in after.partitions:
         if part.content.type == "swap" and part.role is not Role.EXTENDED:
-            draft.make_swap(disk, target, part.number, part.content, (part.start_bytes, part.size_bytes))
+            draft.make_swap(disk.name, target, part.number, part.content, (part.start_bytes, part.size_bytes))
 
 
 def _clear_space(disk: Disk, after: Table, head: int, target: Device, draft: Draft) -> None:
@@ -150,14 +174,22 @@ def _clear_space(disk: Disk, after: Table, head: int, target: Device, draft: Dra
 def _plan_bare(disk: Disk, volumes: list[VolumeSpec], target: Device, draft: Draft) -> None:
     """A disk without a table: one volume, or swap."""
     whole = Partition(number=0, start_bytes=0, size_bytes=disk.size_bytes, type="", content=disk.content)
-    draft.need_bytes[disk.name] = need = least_bytes(whole)
+    least = draft.needs.least(disk.name, disk.content, disk.size_bytes)
+    draft.need_bytes[disk.name] = need = least
     room = align_down(target.size_bytes, target.sector_bytes)
     if room < need:
-        draft.refusals.append(_too_small(disk, [whole], target, need))
+        draft.refusals.append(_too_small(disk, [whole], target, need, lambda _part: least))
         return
+    grown = draft.options.grow in ("last", disk.name, *draft.needs.above(disk.name))
+    draft.sizes_before[disk.name] = disk.size_bytes
+    draft.spots[disk.name] = Spot(
+        path=target.path,
+        size_bytes=room if grown else min(room, disk.size_bytes),
+        sector_bytes=target.sector_bytes,
+    )
     draft.actions.append(ClearTable(disk=disk.name, path=target.path, sector_bytes=target.sector_bytes))
     if disk.content.type == "swap":
-        draft.make_swap(disk, target, 0, disk.content, (0, min(room, disk.size_bytes)))
+        draft.make_swap(disk.name, target, 0, disk.content, (0, min(room, disk.size_bytes)))
     for spec in volumes:
         grows = draft.options.grow in ("last", spec.name)
         if room < spec.size_bytes:

@@ -28,11 +28,12 @@ class Target:
     """An open disk or file; offsets are from its start. Used by several threads; `sync` makes everything written
     durable."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, shared: bool = False) -> None:
+        """`shared`: parts of the device are held by what was built on them for this restore."""
         self.path = path
         try:
             # O_EXCL on a block device: the kernel refuses while it is mounted or held (open(2)).
-            exclusive = os.O_EXCL if stat.S_ISBLK(os.stat(path).st_mode) else 0
+            exclusive = os.O_EXCL if stat.S_ISBLK(os.stat(path).st_mode) and not shared else 0
             self._fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | exclusive)
         except OSError as error:
             hint = (

@@ -17,6 +17,7 @@ from appliance.catalog import Catalog
 from appliance.cli.common import Context, command, plain
 from appliance.export import export_to_file, export_to_stream
 from appliance.restore import Restoration, RestoreOptions, RestoreReport, apply_restore, confirm, plan_restore
+from appliance.steps import AskPassphrase, Repair
 from core.errors import ConfigError
 from core.run import SystemRunner
 from core.sizes import format_size
@@ -52,14 +53,26 @@ from hardware.plan import plan_as_dict
 @click.option(
     "--overwrite-unseen", is_flag=True, help="Also overwrite what nobody can look into for a site (LUKS, LVM, md)."
 )
+@click.option(
+    "--firmware", type=click.Choice(["bios", "uefi"]), default=None, help="How it will boot [as this machine]."
+)
+@click.option(
+    "--no-repair", is_flag=True, help="Put the bytes back and leave boot loader, initramfs and network alone."
+)
+@click.option("--no-md", is_flag=True, help="Dissolve a mirror: its content goes onto one disk.")
+@click.option("--nic", "nics", multiple=True, metavar="OLD=NEW", help="Network card by MAC addresses: which is which.")
+@click.option("--hold-network", is_flag=True, help="It boots without network until `refloat release`.")
+@click.option("--as-clone", metavar="NAME", default=None, help="Give it a name and keys of its own; the old one lives.")
+@click.option("--luks", multiple=True, metavar="NAME=FILE", help="Passphrase file of a LUKS container of the image.")
 @click.option("--no-read-back", is_flag=True, help="Trust the disk: do not read back what was written.")
 @click.option("--from", "sites", multiple=True, metavar="SITE", help="Take it from this site only.")
 def restore(
     context: Context, image: str, to: tuple[str, ...], only_plan: bool, confirmed: tuple[str, ...],
     only: tuple[str, ...], grow: str, unused: str, scratch: Path | None, overwrite_unseen: bool,
-    no_read_back: bool, sites: tuple[str, ...],
+    firmware: str | None, no_repair: bool, no_md: bool, nics: tuple[str, ...], hold_network: bool, as_clone: str | None,
+    luks: tuple[str, ...], no_read_back: bool, sites: tuple[str, ...],
 ) -> None:  # fmt: skip
-    """Put IMAGE back onto disks: plan, confirm, write, read back.
+    """Put IMAGE back onto disks: plan, confirm, write, read back, make it boot.
 
     Blocks that are right already are not written: run it again and it goes on where it was.
 
@@ -70,7 +83,11 @@ def restore(
     """
     runner = SystemRunner()
     opened = Catalog(context.unlock(), context.monitor, sites).open(image)
-    options = RestoreOptions(to, only, grow, unused, not no_read_back, scratch, overwrite_unseen)
+    nic_map = _pairs(nics, "--nic") or None
+    options = RestoreOptions(
+        to, only, grow, unused, not no_read_back, scratch, overwrite_unseen, not no_repair, firmware or "",
+        Repair(nic_map, hold_network, as_clone, no_md),
+    )  # fmt: skip
     made = plan_restore(opened, options, runner)
     if only_plan:
         context.emit(_plan_dict(made), lambda: _plan_page(context, made))
@@ -80,7 +97,9 @@ def restore(
         _plan_page(context, made)
     made.plan.require()
     confirm(made, confirmed, None if context.as_json or not sys.stdin.isatty() else _asking(made.holds))
-    report = apply_restore(made, runner, context.monitor)
+    attended = not context.as_json and sys.stdin.isatty()
+    passphrase = _passphrases(_pairs(luks, "--luks"), attended)
+    report = apply_restore(made, runner, context.monitor, passphrase)
     context.emit(msgspec.to_builtins(report), lambda: _report_page(context, report))
 
 
@@ -91,6 +110,40 @@ def _asking(holds: dict[str, list[str]]) -> Callable[[str, str], str]:
         return str(click.prompt(text, default="", show_default=False, err=True))
 
     return ask
+
+
+def _pairs(given: tuple[str, ...], option: str) -> dict[str, str]:
+    found = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not equals or not name or not value:
+            raise ConfigError(f"{option} {text!r} is not of the form A=B", hint="see `refloat restore --help`")
+        found[name] = value
+    return found
+
+
+def _passphrases(files: dict[str, str], attended: bool) -> AskPassphrase | None:
+    """From the files given, else from the person; None where nobody can be asked and no file is given."""
+    if not files and not attended:
+        return None
+
+    def ask(name: str, uuid: str) -> bytes:
+        if name in files:
+            return read_secret_file(Path(files[name]))
+        if not attended:
+            raise ConfigError(f"no passphrase is given for the LUKS container {name}", hint=f"--luks {name}=FILE")
+        text = f"Passphrase of the LUKS container {_safe(name)} ({uuid})"
+        return str(click.prompt(text, hide_input=True, err=True)).encode()
+
+    return ask
+
+
+def read_secret_file(path: Path) -> bytes:
+    """A file's content without the newline that editors leave at its end."""
+    try:
+        return path.read_bytes().removesuffix(b"\n")
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}", hint="check the path and its permissions") from error
 
 
 def _safe(text: str) -> str:
@@ -144,6 +197,13 @@ def _report_page(context: Context, report: RestoreReport) -> None:
             format_size(each.verified_bytes),
         )  # fmt: skip
     context.print(table)
+    if report.boot is not None:
+        for check in report.boot.checks:
+            context.print(
+                f"  {'[green]ok[/green]' if check.ok else '[red]not[/red]'}  {plain(check.name)}: {plain(check.detail)}"
+            )
+    for warning in report.warnings:
+        context.print(f"  [yellow]warning[/yellow] {plain(warning)}")
 
 
 @click.command()
