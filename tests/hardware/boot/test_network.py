@@ -40,7 +40,7 @@ CASES = {
         f"ethernets:\n  lan0:\n    match:\n      macaddress: '{NEW_A}'\n    set-name: lan0\n    macaddress: {B}\n",
         1,
     ),
-    "netplan in one line": (f"  a:\n    match: {{macaddress: {A}}}\n", f"  a:\n    match: {{macaddress: {NEW_A}}}\n", 0),
+    "netplan, one line": (f"  a:\n    match: {{macaddress: {A}}}\n", f"  a:\n    match: {{macaddress: {NEW_A}}}\n", 0),
     "NetworkManager": (
         f"[ethernet]\nmac-address={A.upper()}\ncloned-mac-address={A}\n",
         f"[ethernet]\nmac-address={NEW_A.upper()}\ncloned-mac-address={A}\n",
