@@ -47,10 +47,9 @@ def imaged(lab: Lab, server: Server, lost: str = "") -> Artifact:
         with lab.run(machine, folder / "machine") as running:
             ssh = running.reach(server.address, lab.key, disks.path / "known_hosts")
             prepare(ssh, server, folder)
-            take(lab, running, ssh, server, folder)
+            take(lab, ssh, server, folder)
             running.screenshot("imaged")
-            ssh.run("sh /run/lab/bin/detach; systemctl poweroff")
-            running.wait_off()
+            shut_down(running, ssh)
         for each in server.disks:
             (folder / f"{each.serial}.qcow2").unlink()
 
@@ -64,9 +63,20 @@ def sites(folder: Path) -> tuple[Drive, ...]:
 
 def prepare(ssh: Ssh, server: Server, folder: Path) -> None:
     """Refloat and its sites attached to the running server, and set up as the operating page says."""
+    attach(ssh)
+    configure(ssh, server, folder)
+
+
+def attach(ssh: Ssh) -> None:
+    """Refloat's disk and both sites, in a server that has just started."""
     ssh.put({each.name: each.read_bytes() for each in _INGUEST.iterdir() if each.is_file()}, "/run/lab/bin")
     ssh.run("sh /run/lab/bin/attach")
-    configure(ssh, server, folder)
+
+
+def shut_down(running: Running, ssh: Ssh) -> None:
+    """Sites unmounted, the server off."""
+    ssh.run("sh /run/lab/bin/detach; systemctl poweroff", ok=(0, 255))
+    running.wait_off()
 
 
 def configure(ssh: Ssh, server: Server, folder: Path, state: str = "") -> str:
@@ -91,7 +101,7 @@ def _config(server: Server, state: str, recipients: str) -> bytes:
     return _CONFIG.format(name=server.name, state=where, recipients=recipients, disks="".join(rows)).encode()
 
 
-def take(lab: Lab, running: Running, ssh: Ssh, server: Server, folder: Path) -> None:
+def take(lab: Lab, ssh: Ssh, server: Server, folder: Path) -> None:
     """The fingerprint, then the image while the server's load runs."""
     tops = " ".join(server.fingerprinted)
     (folder / "fingerprint.json").write_text(ssh.run(f"python3 /run/lab/bin/fingerprint.py {tops}", timeout=900))

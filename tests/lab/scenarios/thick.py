@@ -1,5 +1,7 @@
 """What becomes of `thick`: BIOS, virtio, VLAN on a bond of two virtio cards, two disks."""
 
+from tests.lab.interrupting import interrupted
+from tests.lab.lab import Lab
 from tests.lab.machine import Bus, Firmware, Nic
 from tests.lab.scenarios.base import Scenario, control, onto
 from tests.lab.servers.thick import THICK
@@ -17,10 +19,16 @@ ONE_LOST = Target(
     "one-lost", THICK.firmware, (NewDisk("BLANK-OS", 5120), NewDisk("THICK-ARCHIVE", 768, survives=True)), THICK.nics
 )
 
+
+def _interrupted(lab: Lab) -> None:
+    interrupted(lab, THICK)
+
+
 SCENARIOS: tuple[Scenario, ...] = (
     onto(THICK, NVME, "NVMe, bigger, UEFI, other network cards", essential=True),
     control(THICK, NVME),
     onto(THICK, SAME, "the same machine with blank disks"),
     onto(THICK, SMALLER, "a disk 30 % smaller: ext4 gives way, xfs stays"),
     onto(THICK, ONE_LOST, "of two disks only the OS one is lost", options="--only vda"),
+    Scenario("thick-interrupted", "kill -9 and power-off while imaging: nothing left over, nothing lost", _interrupted),
 )
