@@ -123,6 +123,9 @@ QUIET_UNITS: dict[str, str] = {
     "apt-daily-upgrade.timer": "as above",
     "dpkg-db-backup.timer": "as above",
     "ssh.socket": "the console starts ssh when a key was given, else never",
+    "systemd-binfmt.service": "nothing foreign runs here; it costs time",
+    "dev-hugepages.mount": "as above",
+    "sys-kernel-tracing.mount": "as above",
     "getty@tty1.service": "Refloat's own console is there",
     "serial-getty@ttyS0.service": "as above",
 }

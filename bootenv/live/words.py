@@ -22,9 +22,20 @@ def kernel_words(line: str) -> dict[str, str]:
     return {name.removeprefix("refloat."): value for name, _, value in pairs}
 
 
+def words_named(line: str, name: str) -> list[str]:
+    """Every value of a word that may be given more than once."""
+    start = f"refloat.{name}="
+    return [word.removeprefix(start) for word in line.split() if word.startswith(start)]
+
+
+def read_kernel_line(path: Path = Path("/proc/cmdline")) -> str:
+    """The running kernel's line."""
+    return path.read_text("utf-8", "replace")
+
+
 def read_kernel_words(path: Path = Path("/proc/cmdline")) -> dict[str, str]:
     """Those of the running kernel."""
-    return kernel_words(path.read_text("utf-8", "replace"))
+    return kernel_words(read_kernel_line(path))
 
 
 def load_fw_cfg(runner: Runner) -> None:
