@@ -25,6 +25,7 @@ from hardware.inventory import inspect_target, probe_inventory
 from hardware.machine import Device, Inventory, find_device, tokens
 from hardware.plan import Plan, PlanOptions, make_plan
 from hardware.read import DiskSource, read_layout
+from hardware.remnants import read_remnants
 from imager.repository.reader import OpenImage
 from imager.repository.restore import VolumeReport
 
@@ -97,6 +98,7 @@ def plan_restore(image: OpenImage, options: RestoreOptions, runner: Runner) -> R
             firmware=(options.firmware or inventory.firmware) if boots else "",
             repair=boots,
             without_md=options.repair.without_md,
+            remnants=() if options.only else read_remnants(inventory, {each.path for each in targets.values()}, runner),
         ),
     )
     _require_whole(image, plan)

@@ -9,7 +9,6 @@ import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-
 from core.layout import Content, VolumeRole
 from core.monitor import Monitor
 from core.run import Runner
@@ -29,6 +28,7 @@ from hardware.actions import (
     WriteVolume,
 )
 from hardware.apply import clear_space, clear_table, grow_filesystem, make_swap, write_table
+from hardware.boot.make import make_bootable
 from hardware.boot.values import BootReport, BootRequest, Restored
 from hardware.machine import Inventory
 from hardware.stack import build
@@ -154,8 +154,6 @@ class Hand:
             hold_network=self.repair.hold_network,
             clone_as=self.repair.clone_as,
         )
-        from hardware.boot.make import make_bootable
-
         return make_bootable(request, self.runner, self.monitor)
 
     def _restored(self) -> list[Restored]:

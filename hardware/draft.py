@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from core.layout import Content, Disk, Table, TableKind, VolumeSpec
 from core.sizes import MIB
 from hardware.actions import AnyAction, GrowFilesystem, MakeSwap, Range, ShrinkFilesystem, Spot, WriteVolume
-from hardware.machine import Device
+from hardware.machine import Device, Remnant
 from hardware.needs import Stackings
 from hardware.placement import SHRINKABLE, bounds_of, entries_bytes
 from hardware.targets import Refusal
@@ -25,7 +25,8 @@ class PlanOptions:
     name of a volume. `unused`: what happens to space nothing uses: `keep`, `discard`, `zero`. `present`: by disk name,
     what the target holds now, needed where only some volumes of a disk are restored. `overwrite_unseen`: also overwrite
     what nobody can look into for a site (LUKS, LVM, a dirty log). `firmware`: that of the machine that will boot,
-    empty for as it was; `repair`: make it boot there. `without_md`: dissolve mirrors onto a single disk."""
+    empty for as it was; `repair`: make it boot there. `without_md`: dissolve mirrors onto a single disk. `remnants`:
+    what the machine's other disks hold."""
 
     only: frozenset[str] = frozenset()
     grow: str = "none"
@@ -35,6 +36,7 @@ class PlanOptions:
     firmware: str = ""
     repair: bool = False
     without_md: bool = False
+    remnants: tuple[Remnant, ...] = ()
 
 
 @dataclass

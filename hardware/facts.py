@@ -19,6 +19,8 @@ from core.errors import SourceError
 _BLKROGET, _BLKSSZGET, _BLKPBSZGET, _BLKGETSIZE64 = 0x125E, 0x1268, 0x127B, 0x80081272
 SYS = Path("/sys")
 
+Numbers = tuple[int, int]  # major, minor
+
 
 @dataclass(frozen=True)
 class Facts:

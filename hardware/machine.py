@@ -70,6 +70,24 @@ class SiteSpot(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     uuid: str = ""
 
 
+class RemnantKind(StrEnum):
+    """What must not be there twice; UNREAD: a disk that could not be read."""
+
+    GROUP = "volume group"
+    ARRAY = "array"
+    FILESYSTEM = "filesystem"
+    UNREAD = "unread"
+
+
+class Remnant(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One thing on a disk that is no target: `mark` is a group's name, the UUID of anything else, and why a disk could
+    not be read."""
+
+    path: str
+    kind: RemnantKind
+    mark: str
+
+
 class DeviceKind(StrEnum):
     DISK = "disk"
     LOOP = "loop"

@@ -16,10 +16,10 @@ from core.layout import Disk, Layout, Partition, Table, TableKind, VolumeRole, V
 from hardware.actions import AnyAction, Range, ShrinkFilesystem
 from hardware.draft import Draft, PlanOptions, table_bytes
 from hardware.firmware import boot_disks, plan_boot
-from hardware.machine import Device
+from hardware.machine import Device, RemnantKind
 from hardware.needs import Stackings
 from hardware.stacked import plan_stack
-from hardware.targets import Refusal, check_device, check_layout, check_pairing
+from hardware.targets import Refusal, check_device, check_layout, check_pairing, check_remnants
 from hardware.whole import plan_whole
 
 __all__ = ["Plan", "PlanOptions", "describe", "make_plan", "plan_as_dict"]
@@ -68,6 +68,12 @@ def make_plan(layout: Layout, targets: Mapping[str, Device], options: PlanOption
         if not draft.refusals and draft.spots:
             plan_stack(layout, draft)
             plan_boot(layout, targets, draft)
+            draft.refusals += check_remnants(draft.actions, layout, options.remnants)
+            draft.warnings += [
+                f"{each.path} cannot be read: {each.mark}"
+                for each in options.remnants
+                if each.kind is RemnantKind.UNREAD
+            ]
     actions = () if draft.refusals else (*draft.shrinks, *draft.actions, *draft.grows, *draft.last)
     return Plan(
         actions=actions,

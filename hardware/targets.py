@@ -4,13 +4,13 @@ no sense. Pure: values in, refusals out. Imports `core` and `hardware.{actions,m
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
 
-from core.layout import Disk, Layout, Role
-from hardware.actions import Range
-from hardware.machine import Device, SiteSpot, Use, UseKind, is_junk
+from core.layout import Disk, Layout, Role, volumes_of
+from hardware.actions import AnyAction, MakeArray, MakeGroup, Range, WriteVolume
+from hardware.machine import Device, Remnant, RemnantKind, SiteSpot, Use, UseKind, is_junk
 
 
 class Refusal(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -115,3 +115,31 @@ def check_layout(layout: Layout) -> list[Refusal]:
     if len(set(names)) != len(names):
         found.append(Refusal(subject="layout", message="two disks have one name", hint="the image's layout is damaged"))
     return found
+
+
+def check_remnants(actions: Sequence[AnyAction], layout: Layout, remnants: Sequence[Remnant]) -> list[Refusal]:
+    """What the plan makes and another disk of this machine holds already: the server could boot into either."""
+    made: dict[tuple[RemnantKind, str], str] = {}
+    specs = {spec.name: spec for spec in volumes_of(layout)}
+    for action in actions:
+        if isinstance(action, MakeGroup):
+            made[RemnantKind.GROUP, action.name] = f"volume group {action.name}"
+        elif isinstance(action, MakeArray):
+            made[RemnantKind.ARRAY, _plain(action.uuid)] = f"array {action.name}"
+        elif isinstance(action, WriteVolume) and (uuid := specs[action.volume].content.uuid):
+            made[RemnantKind.FILESYSTEM, _plain(uuid)] = f"{specs[action.volume].content.type} of {action.volume}"
+    found = []
+    for each in remnants:
+        what = made.get((each.kind, each.mark if each.kind is RemnantKind.GROUP else _plain(each.mark)))
+        if what is not None:
+            message = f"{each.path} holds the same {what}: the server could boot into either"
+            found.append(Refusal(subject=each.path, message=message, hint=_UNPLUG))
+    return list(dict.fromkeys(found))
+
+
+def _plain(uuid: str) -> str:
+    """md and blkid write the same UUID with colons and with dashes."""
+    return uuid.replace(":", "").replace("-", "").lower()
+
+
+_UNPLUG = "unplug that disk, or wipe it (wipefs --all) when nothing on it is needed; or make it a target"

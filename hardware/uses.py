@@ -15,13 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from core.errors import SourceError
-from hardware.facts import Facts, facts_of, partition_nodes, read_sys, sys_folder
+from hardware.facts import Facts, Numbers, facts_of, partition_nodes, read_sys, sys_folder
 from hardware.machine import Use, UseKind
 from hardware.sitefind import holds_site
 
 __all__ = ["Use", "UseKind", "holds_site", "uses_of"]
-
-Numbers = tuple[int, int]
 
 
 @dataclass(frozen=True)

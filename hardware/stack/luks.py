@@ -9,7 +9,8 @@ from pathlib import Path
 from core.errors import SourceError
 from core.layout import Crypt
 from core.run import Runner
-from hardware.stack.nodes import Node, Numbers, dm_uuid, facts_at, kernel_path
+from hardware.facts import Numbers
+from hardware.stack.nodes import Node, dm_uuid, facts_at, kernel_path
 
 
 def opened_on(carrier: Node) -> Numbers | None:

@@ -11,8 +11,7 @@ from typing import Any
 from core.errors import SourceError
 from core.layout import Group, LogicalVolume, LvKind, PhysicalVolume
 from core.run import Runner
-from hardware.facts import facts_of
-from hardware.stack.nodes import Numbers
+from hardware.facts import Numbers, facts_of
 
 #: The tag on every snapshot that Refloat makes; such volumes are never part of a layout.
 TAG = "refloat"
@@ -35,8 +34,9 @@ _FIELDS = {
 }
 
 
-def read_report(runner: Runner) -> Report:
-    """Ask LVM. Raises ToolError when it fails, and SourceError when two groups share a name."""
+def read_report(runner: Runner, *, one_of_a_name: bool = True) -> Report:
+    """Ask LVM. Raises ToolError when it fails, and SourceError when two groups share a name (`one_of_a_name` False:
+    that is left to the caller)."""
     rows: dict[str, list[dict[str, Any]]] = {}
     for tool, fields in _FIELDS.items():
         argv = [tool, "--units", "b", "--nosuffix", "--reportformat", "json", "-o", fields]
@@ -44,7 +44,7 @@ def read_report(runner: Runner) -> Report:
         rows[tool] = [dict(row) for row in json.loads(text)["report"][0][tool.removesuffix("s")]]
     names = [row["vg_name"] for row in rows["vgs"]]
     for name in names:
-        if names.count(name) > 1:
+        if one_of_a_name and names.count(name) > 1:
             raise SourceError(f"two volume groups are called {name!r}", hint="rename one: vgrename UUID NEWNAME")
     return Report(**rows)
 

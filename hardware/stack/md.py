@@ -7,8 +7,8 @@ from pathlib import Path
 from core.errors import SourceError
 from core.layout import Array
 from core.run import Runner
-from hardware.facts import read_sys, sys_folder
-from hardware.stack.nodes import Node, Numbers, device_numbers, facts_at, kernel_path
+from hardware.facts import Numbers, read_sys, sys_folder
+from hardware.stack.nodes import Node, device_numbers, facts_at, kernel_path
 
 
 def array_on(member: Node) -> Numbers | None:

@@ -6,9 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from core.layout import Content
-from hardware.facts import Facts, facts_of, read_sys, sys_folder
-
-Numbers = tuple[int, int]
+from hardware.facts import Facts, Numbers, facts_of, read_sys, sys_folder
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,9 @@ from core.errors import SourceError
 from core.layout import Array, Content, Crypt, Disk, Group, LvKind, Role, partition_node
 from core.run import Runner
 from hardware.contents import read_content
-from hardware.facts import Facts, facts_of, partition_nodes
+from hardware.facts import Facts, Numbers, facts_of, partition_nodes
 from hardware.stack import luks, lvm, md
-from hardware.stack.nodes import Node, Numbers, facts_at
+from hardware.stack.nodes import Node, facts_at
 from hardware.uses import uses_of
 
 

@@ -1,0 +1,56 @@
+"""What other disks of the machine hold that must not be there twice: volume groups by name, arrays and filesystems by
+UUID. A snapshot, read only. Imports `core` and `hardware.{facts,machine,stack,tables}`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+
+from core.errors import RefloatError
+from core.layout import Role
+from core.run import Runner
+from hardware.facts import Facts, Numbers, facts_of, partition_nodes
+from hardware.machine import DeviceKind, Inventory, Remnant, RemnantKind
+from hardware.stack.lvm import read_report
+from hardware.tables import Signatures, read_table, signatures
+
+
+def read_remnants(inventory: Inventory, targets: Collection[str], runner: Runner) -> tuple[Remnant, ...]:
+    """Of every disk that is no target (paths). Files and loop devices do not count: no machine boots from them."""
+    found: list[Remnant] = []
+    carriers: dict[Numbers, str] = {}
+    for device in inventory.devices:
+        if device.kind is not DeviceKind.DISK or device.path in targets:
+            continue
+        try:
+            facts = facts_of(device.path)
+            for rdev, seen in _contents(facts, runner):
+                if seen.type == "LVM2_member" and rdev is not None:
+                    carriers[rdev] = device.path
+                elif seen.uuid:
+                    kind = RemnantKind.ARRAY if seen.type == "linux_raid_member" else RemnantKind.FILESYSTEM
+                    found.append(Remnant(path=device.path, kind=kind, mark=seen.uuid))
+        except RefloatError as error:
+            found.append(Remnant(path=device.path, kind=RemnantKind.UNREAD, mark=error.message))
+    return (*found, *_groups(carriers, runner))
+
+
+def _contents(facts: Facts, runner: Runner) -> Iterator[tuple[Numbers | None, Signatures]]:
+    table, seen = read_table(facts, runner)
+    if table is None:
+        yield facts.rdev, seen
+        return
+    nodes = {} if facts.rdev is None else partition_nodes(facts.rdev)
+    for part in table.partitions:
+        if part.role is not Role.EXTENDED:
+            rdev = nodes[part.number][0] if part.number in nodes else None
+            yield rdev, signatures(facts.path, part.start_bytes, part.size_bytes, runner)
+
+
+def _groups(carriers: dict[Numbers, str], runner: Runner) -> Iterator[Remnant]:
+    if not carriers:
+        return
+    for row in read_report(runner, one_of_a_name=False).pvs:
+        path = carriers.get(facts_of(row["pv_name"]).rdev or (-1, -1)) if row["pv_name"].startswith("/") else None
+        if path and row["vg_name"]:
+            yield Remnant(path=path, kind=RemnantKind.GROUP, mark=row["vg_name"])
