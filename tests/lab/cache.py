@@ -86,7 +86,8 @@ class Cache:
         before = time.monotonic()
         # Built in its final parent: a rename within one filesystem is one step. Left-overs of a killed build go first.
         draft = self.root / f".draft-{made.path.name}"
-        shutil.rmtree(draft, ignore_errors=True)
+        for stale in self.root.glob(f".draft-{made.name}-*"):
+            shutil.rmtree(stale)
         draft.mkdir()
         self.draft = draft
         build(draft)

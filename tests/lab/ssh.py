@@ -34,9 +34,13 @@ class Ssh:
 
     def run(self, script: str, *, stdin: bytes | None = None, timeout: float = 600, ok: tuple[int, ...] = (0,)) -> str:
         """Run a shell script (`set -eu` is on) and give its stdout; LabError when it fails."""
-        done = self._run(f"set -eu\n{script}", stdin, timeout)
+        # The last line keeps the shell from becoming the last command: a signal would then look like a lost connection.
+        done = self._run(f"set -eu\n{script}\n:", stdin, timeout)
         if done.returncode not in ok:
             tail = (done.stdout[-3000:] + done.stderr[-3000:]).decode("utf-8", "replace").strip()
+            if done.returncode > 128:
+                kernel = self._run("dmesg | tail -n 8", None, 30)
+                tail += f"\nthe kernel's last words: {(kernel.stdout + kernel.stderr).decode('utf-8', 'replace')}"
             raise LabError(f"{self.address}: exit {done.returncode} of: {script.strip()[:200]}\n{tail}")
         return done.stdout.decode("utf-8", "replace")
 
