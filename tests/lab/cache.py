@@ -87,7 +87,8 @@ class Cache:
         # Built in its final parent: a rename within one filesystem is one step. Left-overs of a killed build go first.
         draft = self.root / f".draft-{made.path.name}"
         for stale in self.root.glob(f".draft-{made.name}-*"):
-            shutil.rmtree(stale)
+            if stale.name.rpartition("-")[0] == f".draft-{made.name}":
+                shutil.rmtree(stale)
         draft.mkdir()
         self.draft = draft
         build(draft)
