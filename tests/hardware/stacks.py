@@ -20,7 +20,6 @@ from core.layout import (
     PhysicalVolume,
     Table,
     TableKind,
-    VolumeRole,
     volumes_of,
 )
 from core.sizes import MIB
@@ -70,7 +69,8 @@ def volumes(draw: st.DrawFn, group: str, extents: int) -> tuple[LogicalVolume, .
         name = f"lv{number}"
         found.append(
             LogicalVolume(
-                name=name, node=f"{group}-{name}", uuid=f"u{number}", kind=LvKind.LINEAR, size_bytes=size, content=content
+                name=name, node=f"{group}-{name}", uuid=f"u{number}", kind=LvKind.LINEAR, size_bytes=size,
+                content=content,
             )
         )  # fmt: skip
         left -= count
@@ -81,8 +81,8 @@ def volumes(draw: st.DrawFn, group: str, extents: int) -> tuple[LogicalVolume, .
             chunk_bytes=65536, metadata_bytes=EXTENT,
         )  # fmt: skip
         thin = LogicalVolume(
-            name="thin", node=f"{group}-thin", uuid="t", kind=LvKind.THIN, size_bytes=draw(st.integers(1, 300)) * EXTENT,
-            pool="pool", content=Content(type="ext4", uuid=f"{group}-thin"),
+            name="thin", node=f"{group}-thin", uuid="t", kind=LvKind.THIN, pool="pool",
+            size_bytes=draw(st.integers(1, 300)) * EXTENT, content=Content(type="ext4", uuid=f"{group}-thin"),
         )  # fmt: skip
         found += [pool, thin]
     return tuple(found)
@@ -150,8 +150,8 @@ def stacks(draw: st.DrawFn) -> Layout:
 
 
 def check_stack(layout: Layout, targets: dict[str, Device], plan: Plan) -> None:
-    """What must hold of an accepted plan: every device is there before it is used, nothing overlaps, everything fits, and
-    each volume of what is restored is written once; only confirmed disks are touched."""
+    """What must hold of an accepted plan: every device is there before it is used, nothing overlaps, everything fits,
+    and each volume of what is restored is written once; only confirmed disks are touched."""
     paths = {device.path for device in targets.values()}
     there: dict[str, int] = {}
     parts: dict[tuple[str, int], Partition] = {}
@@ -198,9 +198,7 @@ def check_stack(layout: Layout, targets: dict[str, Device], plan: Plan) -> None:
     if set(targets) == {each.name for each in layout.disks}:
         assert sorted(names) == sorted(specs)
     else:
-        assert {
-            name for name, spec in specs.items() if spec.role is not VolumeRole.DEVICE and spec.disk in targets
-        } <= set(names)
+        assert {name for name, spec in specs.items() if spec.disk in targets} <= set(names)
     for action in plan.actions:
         if isinstance(action, MakeSwap) and action.path not in paths:
             assert action.size_bytes == there[action.path]
