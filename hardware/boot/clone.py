@@ -31,9 +31,9 @@ def check_name(name: str) -> None:
 def make_clone(root: Root, name: str, report: BootReport) -> None:
     """Give the restored server an identity of its own. Doing it twice gives it another."""
     check_name(name)
-    old = (root.text("/etc/hostname") or "").strip()
+    old = (root.original("/etc/hostname") or "").strip()
     root.write("/etc/hostname", f"{name}\n")
-    if old and old != name and (hosts := root.text("/etc/hosts")) is not None:
+    if old and old != name and (hosts := root.original("/etc/hosts")) is not None:
         root.write("/etc/hosts", rename_hosts(hosts, old, name))
     machine = uuid.uuid4().hex
     root.write("/etc/machine-id", f"{machine}\n", mode=0o444)

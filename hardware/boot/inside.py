@@ -2,7 +2,7 @@
 
 The server chose every name and symlink in there, and `/etc/fstab` may point at a file of the rescue environment. So
 each path is resolved by the kernel below the root (openat2(2), RESOLVE_IN_ROOT), and only regular files are opened.
-What is changed is kept first, below `/var/backups/refloat`. Imports `core` only.
+What is changed is kept first, below `/var/backups/refloat`, in a folder of this repair. Imports `core` only.
 """
 
 from __future__ import annotations
@@ -41,11 +41,16 @@ def _openat2(folder: int, path: str, flags: int) -> int:
 
 
 class Root:
-    """The restored system below `path`. With `read_only` nothing is written, and `changed` tells what would be."""
+    """The restored system below `path`. With `read_only` nothing is written, and `changed` tells what would be.
 
-    def __init__(self, path: str, *, read_only: bool = False) -> None:
+    `repair` names the repair: one that is run again finds what it kept the first time, while what a repair of an
+    earlier restore left, and the image brought along, does not count.
+    """
+
+    def __init__(self, path: str, *, read_only: bool = False, repair: str = "") -> None:
         self.path = os.path.realpath(path).rstrip("/")  # empty for the running system
         self.read_only = read_only
+        self.before = f"{BEFORE}/{repair}".rstrip("/")
         self.changed: list[str] = []
         self._handle = os.open(self.path or "/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
 
@@ -111,6 +116,11 @@ class Root:
         data = self.read(path)
         return None if data is None else data.decode("utf-8", "surrogateescape")
 
+    def original(self, path: str) -> str | None:
+        """The file's text before this repair touched it, also when it did so in an earlier run."""
+        kept = self.text(self.before + (self.real(path) or path))
+        return self.text(path) if kept is None else kept
+
     def names(self, folder: str) -> list[str]:
         """The names in a folder, sorted; none when it is absent or no folder."""
         try:
@@ -136,7 +146,7 @@ class Root:
     def write(self, path: str, data: bytes | str, *, mode: int = 0o644, keep: bool = True) -> bool:
         """Create or replace a file in one step, durable; owner, mode and attributes stay. False when it is like that.
 
-        `keep`: a file that was there is copied to `BEFORE` first, unless an earlier run did. Raises WriteError.
+        `keep`: a file that was there is copied to `before` first, unless an earlier run did. Raises WriteError.
         """
         data = data.encode("utf-8", "surrogateescape") if isinstance(data, str) else data
         old = self.read(path)
@@ -158,7 +168,7 @@ class Root:
         return new != old and self.write(path, new)
 
     def _keep(self, path: str, data: bytes) -> None:
-        aside = BEFORE + (self.real(path) or path)
+        aside = self.before + (self.real(path) or path)
         if not self.exists(aside):
             facts = self.stat(path)
             self._replace(aside, data, stat.S_IMODE(facts.st_mode) if facts else 0o600)
@@ -213,7 +223,7 @@ class Root:
         return True
 
     def set_aside(self, path: str) -> bool:
-        """Move a file or folder itself (not what a symlink points at) to `BEFORE`; False when it is not there."""
+        """Move a file or folder itself (not what a symlink points at) to `before`; False when it is not there."""
         folder, name = os.path.split(path.rstrip("/"))
         if name not in self.names(folder or "/"):
             return False
@@ -221,10 +231,10 @@ class Root:
         if self.read_only:
             return True
         real = (self.real(folder or "/") or "").rstrip("/")
-        self.make_folder(BEFORE + real)
+        self.make_folder(self.before + real)
         with (
             self._opened(real or "/", os.O_RDONLY | os.O_DIRECTORY) as here,
-            self._opened(BEFORE + real, os.O_RDONLY | os.O_DIRECTORY) as there,
+            self._opened(self.before + real, os.O_RDONLY | os.O_DIRECTORY) as there,
         ):
             taken = set(os.listdir(there))
             other = next(each for each in (name, *(f"{name}.{n}" for n in range(2, 1000))) if each not in taken)

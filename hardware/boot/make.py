@@ -6,6 +6,8 @@ again after any interruption. Imports `core` and everything else in `hardware.bo
 
 from __future__ import annotations
 
+import hashlib
+
 from core.errors import TargetError
 from core.monitor import Monitor
 from core.run import Runner
@@ -39,7 +41,10 @@ def make_bootable(request: BootRequest, runner: Runner, monitor: Monitor) -> Boo
             raise TargetError(f"{each.path} ({each.node}) is not here, or holds nothing", hint="is its group active?")
     names = Names(request, seen)
     report = BootReport(nics=nics)
-    with mounted_server(request.filesystems, names, report, runner, read_only=not request.repair) as found:
+    # the same for every run of this repair, another for an image of another day
+    repair = hashlib.sha256(repr((request.layout, request.filesystems, request.disks)).encode()).hexdigest()[:12]
+    mounted = mounted_server(request.filesystems, names, report, runner, read_only=not request.repair, repair=repair)
+    with mounted as found:
         if found is None:
             report.check("root filesystem", False, "none of the restored filesystems holds a Linux system")
             return report
@@ -52,7 +57,7 @@ def make_bootable(request: BootRequest, runner: Runner, monitor: Monitor) -> Boo
         if family.repairs:
             _repair(Job(request, root, places, names, family, report, nics, runner, monitor))
         if root.changed:
-            report.steps.append("what was changed in the server is kept below /var/backups/refloat")
+            report.steps.append(f"what was changed in the server is kept below {root.before}")
     return report
 
 

@@ -26,10 +26,16 @@ _OTHERS = ("/proc", "/sys", "/dev", "/run", "/tmp")  # noqa: S108 - never mounte
 
 @contextlib.contextmanager
 def mounted_server(
-    filesystems: Sequence[Restored], names: Names, report: BootReport, runner: Runner, *, read_only: bool
+    filesystems: Sequence[Restored],
+    names: Names,
+    report: BootReport,
+    runner: Runner,
+    *,
+    read_only: bool,
+    repair: str,
 ) -> Iterator[tuple[Root, tuple[Mounted, ...]] | None]:
     """The server's root and what is mounted in it; None when no restored filesystem is a root. What else cannot be
-    mounted is a check that is not ok."""
+    mounted is a check that is not ok. `repair`: see `Root`."""
     with contextlib.ExitStack() as stack:
         base = tempfile.mkdtemp(prefix="refloat-server-", dir="/run" if os.path.isdir("/run") else None)
         stack.callback(os.rmdir, base)
@@ -38,7 +44,7 @@ def mounted_server(
             yield None
             return
         _mount(found, base, runner, read_only, stack)
-        root = stack.enter_context(Root(base, read_only=read_only))
+        root = stack.enter_context(Root(base, read_only=read_only, repair=repair))
         places = [found]
         for mounted in _wanted(root, names, found):
             try:

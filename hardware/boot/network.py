@@ -78,9 +78,11 @@ def correct_network(
     """Exchange addresses in every network file, and give the new cards their old names. Returns the `.link` files by
     name, for the initrd: a card may be named there already."""
     for path in [path for pattern in _FILES for path in root.glob(pattern)]:
-        old = root.text(path) or ""
-        new, kept = rewrite(old, mapping, also_set=clone)
-        if root.edit(path, old, new):
+        if "/10-refloat-" in path:
+            continue
+        # from the original: exchanging two addresses a second time would undo it
+        new, kept = rewrite(root.original(path) or "", mapping, also_set=clone)
+        if root.edit(path, root.text(path) or "", new):
             report.steps.append(f"network: {path} knows the new cards")
         report.warnings += [f"{path} goes on setting an old card's address: {line}" for line in kept]
     links = {f"10-refloat-{card.name}.link": link for card in before if (link := _link(root, card, mapping))}
@@ -96,7 +98,7 @@ def _link(root: Root, card: Interface, mapping: Mapping[str, str]) -> bytes | No
         return None
     # before 243 there is only MACAddress=, which VLANs and bonds share with their cards; those have no path
     match = f"PermanentMACAddress={new}" if systemd_version(root) >= 243 else f"MACAddress={new}\nPath=*"
-    return f"# {card.mac.lower()} in the image\n[Match]\n{match}\n\n[Link]\nName={card.name}\n".encode()
+    return f"# by Refloat, when the server was restored\n[Match]\n{match}\n\n[Link]\nName={card.name}\n".encode()
 
 
 def systemd_version(root: Root) -> int:

@@ -69,6 +69,15 @@ def test_cards_that_swap_are_exchanged_at_once() -> None:
     assert rewrite(f"{A}", {A: A}) == (A, [])
 
 
+def test_doing_it_again_does_not_swap_back_and_another_day_starts_anew(tmp_path: Path) -> None:
+    grow(tmp_path, {"etc/netplan/a.yaml": f"{A} {B}"})
+    for repair in ("one", "one", "two"):
+        with Root(str(tmp_path), repair=repair) as root:
+            correct_network(root, {A: B, B: A}, (), BootReport(), clone=False)
+            assert root.text("/etc/netplan/a.yaml") == (f"{B} {A}" if repair == "one" else f"{A} {B}")
+    assert (tmp_path / BEFORE[1:] / "two/etc/netplan/a.yaml").read_text() == f"{B} {A}"
+
+
 def test_names_are_kept_by_the_systemd_that_is_there(tmp_path: Path) -> None:
     cards = layout().interfaces
     for version, wanted in (("252", f"PermanentMACAddress={NEW_A}\n"), ("239", f"MACAddress={NEW_A}\nPath=*\n")):
