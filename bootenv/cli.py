@@ -6,10 +6,15 @@ from pathlib import Path
 
 import click
 
+from appliance.catalog import Catalog
 from appliance.cli.common import Context, FilePath, command
+from appliance.unlock import Unlock, read_kit
 from bootenv.addresses import read_ports
 from bootenv.build import DEFAULT_OUTPUT, Built, read_built
 from bootenv.build import build as build_it
+from bootenv.imaging import image_machine
+from bootenv.live.unattended import restore_options
+from bootenv.orders import OrderBook, Then, new_order, order_key, placed, utc_now
 from bootenv.serve import choose_place
 from bootenv.serve import serve as serve_it
 from core.run import SystemRunner
@@ -65,3 +70,80 @@ def serve(
     place = choose_place(read_ports(runner), interface, address, port)
     added = [f"refloat.{word}" for word in words]
     serve_it(read_built(folder), place, runner, context.monitor, dhcp=not no_dhcp, words=added)
+
+
+def _options(texts: tuple[str, ...]) -> dict[str, str | bool | tuple[str, ...]]:
+    """`grow=last`, `hold_network=yes`, `only=vda-part2` (again for more): values of an order."""
+    found: dict[str, str | bool | tuple[str, ...]] = {}
+    for text in texts:
+        name, _, value = text.partition("=")
+        old = found.get(name, ())
+        if name == "only":
+            found[name] = (*(old if isinstance(old, tuple) else ()), value)
+        else:
+            found[name] = value == "yes" if value in ("yes", "no") else value
+    return found
+
+
+_KIT = click.option("--kit", "kit_file", type=FilePath(), required=True, help="Recovery kit.")
+_SITE = click.option("--site", "places", multiple=True, metavar="NAME=URL", help="Look for a site of the kit here.")
+
+
+@rescue.command()
+@command(config=False, passphrase=True)
+@click.argument("image")
+@_KIT
+@_SITE
+@click.option("--uuid", required=True, help="DMI UUID of the machine that may carry it out.")
+@click.option("--to", multiple=True, required=True, metavar="[DISK=]SERIAL", help="Its target disks, by serial.")
+@click.option("--option", "options", multiple=True, metavar="NAME=VALUE", help="As `refloat restore`: grow=last …")
+@click.option("--then", type=click.Choice([each.value for each in Then]), default="poweroff", help="After success.")
+def order(
+    context: Context, image: str, kit_file: Path, places: tuple[str, ...], uuid: str, to: tuple[str, ...],
+    options: tuple[str, ...], then: str,
+) -> None:  # fmt: skip
+    """Record an order at the sites: a machine that is started with its nonce restores IMAGE by itself, once.
+
+    \b
+    refloat rescue order web1/latest --kit fleet.kit --uuid 4c4c…-44 --to S4EWNX0R123 --option grow=last
+    """
+    kit = read_kit(kit_file, context.passphrase())
+    unlock = Unlock(kit.keys(), kit.servers, placed(kit.sites, places))
+    catalog = Catalog(unlock, context.monitor)
+    server, time = catalog.resolve(image)
+    catalog.require(server, time)
+    made = new_order(f"{server}/{time}", uuid, to, _options(options), Then(then), utc_now())
+    restore_options(made)
+    took = OrderBook(catalog.sites).record(made, order_key(kit))
+    text = f"recorded at {', '.join(took)}, good until {made.expires_at}\nrefloat.order={made.nonce}"
+    context.emit({"order": made, "sites": took}, text)
+
+
+@rescue.command()
+@command(config=False, passphrase=True)
+@click.argument("name")
+@_KIT
+@_SITE
+@click.option("--disk", "disks", multiple=True, metavar="PATH", help="Only this disk [all that nothing uses].")
+@click.option("--note", default="", help="A note kept with the image.")
+def image(
+    context: Context, name: str, kit_file: Path, places: tuple[str, ...], disks: tuple[str, ...], note: str
+) -> None:
+    """Image this machine's disks, offline, to the kit's sites, as the new server NAME.
+
+    A key drawn for this signs the image and is forgotten; its pin goes into the kit.
+
+    \b
+    refloat rescue image web1-rescue --kit fleet.kit
+    """
+    passphrase = context.passphrase()
+    kit = read_kit(kit_file, passphrase)
+    done = image_machine(
+        name, kit, placed(kit.sites, places), disks, SystemRunner(), context.monitor, note=note,
+        enroll=(kit_file, passphrase),
+    )  # fmt: skip
+    sites = {each.name: each.status for each in done.outcome.sites}
+    value = {"image": f"{name}/{done.outcome.image}", "sites": sites, "pin": str(done.pin), "enrolled": done.enrolled}
+    where = "it is in the kit" if done.enrolled else "NOT in the kit: refloat kit add KIT --server PIN"
+    context.emit(value, f"image {name}/{done.outcome.image}: {sites}\npin {done.pin} ({where})")
+    done.outcome.raise_for_status()

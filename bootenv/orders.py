@@ -17,8 +17,9 @@ import msgspec
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from appliance.kit import Kit, Line, Time, stamp
+from appliance.kit import Kit, KitSite, Line, Time, stamp
 from core.errors import (
+    ConfigError,
     FormatError,
     ObjectExistsError,
     ObjectMissingError,
@@ -208,6 +209,14 @@ def _used(order: Order, site: Site) -> TargetError:
         f"the order {order.nonce} was carried out already, says site {site.name}",
         hint="an order works once; make a new one",
     )
+
+
+def placed(sites: Sequence[KitSite], places: Sequence[str]) -> tuple[KitSite, ...]:
+    """The kit's sites, with those of `NAME=URL` somewhere else. ConfigError for a name the kit does not have."""
+    given = dict(text.split("=", 1) for text in places if "=" in text)
+    if strange := sorted(set(given) - {site.name for site in sites}):
+        raise ConfigError(f"the kit has no site {strange[0]!r}", hint="the names are those in the kit")
+    return tuple(msgspec.structs.replace(site, url=given.get(site.name, site.url)) for site in sites)
 
 
 def utc_now() -> datetime:

@@ -9,6 +9,8 @@ import msgspec
 from core.files import replace
 
 PATH = Path("/run/refloat/station.json")
+#: Where a person at the console leaves the kit's passphrase for an order: in memory, for root only.
+PASSPHRASE = Path("/run/refloat/passphrase")
 
 
 class StationState(msgspec.Struct, frozen=True, kw_only=True):

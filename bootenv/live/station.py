@@ -20,7 +20,7 @@ from bootenv.live.certificate import make_certificate
 from bootenv.live.gate import PinGate
 from bootenv.live.https import HttpsServer
 from bootenv.live.state import StationState, read_state, write_state
-from bootenv.live.words import load_fw_cfg, read_kernel_words
+from bootenv.live.words import fw_cfg, kernel_words, load_fw_cfg, read_kernel_line
 from core.errors import RefloatError
 from core.run import Runner, SystemRunner
 from hardware.machine import Inventory
@@ -62,6 +62,20 @@ class Station:
     def rescan(self) -> None:
         rescan()
 
+    def settle(self) -> None:
+        """What need not wait for a person: the clock, then the order this machine was started for."""
+        line = read_kernel_line()
+        words = kernel_words(line)
+        from bootenv.live.clock import correct_clock  # not needed for the first answer, as the next one
+
+        answered, moved = correct_clock([words.get("url", ""), words.get("clock", "")])
+        if moved:
+            self.tell(line=f"the clock was off by {-moved:.0f} s and has been corrected ({answered} servers asked)")
+        if fw_cfg("order") or words.get("order"):
+            from bootenv.live.unattended import carry_out
+
+            carry_out(line, self._runner, lambda text: self.tell(line=text))
+
 
 def main() -> int:
     """Run until the machine is switched off."""
@@ -72,7 +86,7 @@ def main() -> int:
         station.tell(line=line)
     load_fw_cfg(runner)
     try:
-        if key := ssh_key(read_kernel_words()):
+        if key := ssh_key(kernel_words(read_kernel_line())):
             open_ssh(key, runner)
     except RefloatError as error:
         station.tell(line=f"SSH: {error.message}")
@@ -82,6 +96,7 @@ def main() -> int:
     thread = threading.Thread(target=server.serve_forever, name="https")
     thread.start()
     _notify("READY=1")
+    threading.Thread(target=station.settle, name="settle", daemon=True).start()
     thread.join()
     return 1
 

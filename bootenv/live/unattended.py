@@ -7,27 +7,27 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 
 from appliance.catalog import Catalog
-from appliance.kit import Kit, KitSite, open_kit
+from appliance.kit import Kit, open_kit
 from appliance.restore import Restoration, RestoreOptions, apply_restore, confirm, plan_restore, require_tools
+from appliance.steps import Repair
 from appliance.unlock import Unlock
 from bootenv.live import media
 from bootenv.live.clock import correct_clock
+from bootenv.live.state import PASSPHRASE
 from bootenv.live.words import fw_cfg, fw_cfg_text, kernel_words
-from bootenv.orders import Order, OrderBook, Then, check_order, order_key, utc_now
+from bootenv.orders import Order, OrderBook, Then, check_order, order_key, placed, utc_now
 from core.errors import ConfigError, KeyMissingError, RefloatError
 from core.monitor import Monitor, Task
 from core.run import Runner
 from core.sizes import format_size
 from hardware.inventory import probe_inventory
 
-#: Where a person at the console leaves the passphrase: in memory, for root only.
-PASSPHRASE = Path("/run/refloat/passphrase")
 Tell = Callable[[str], None]
 
 
@@ -63,7 +63,7 @@ def carry_out(line: str, runner: Runner, tell: Tell) -> None:
             media.mount_label(label, folder, runner, writable=True)
         kit = _open_kit(runner, tell)
         monitor = TellMonitor(tell)
-        unlock = Unlock(kit.keys(), kit.servers, placed(kit.sites, fw_cfg_text("sites")))
+        unlock = Unlock(kit.keys(), kit.servers, placed(kit.sites, fw_cfg_text("sites").split()))
         correct_clock([kernel_words(line).get("url", ""), *(site.url for site in unlock.sites)])
         catalog = Catalog(unlock, monitor)
         book = OrderBook(catalog.sites)
@@ -99,21 +99,16 @@ def plan_order(catalog: Catalog, order: Order, runner: Runner) -> Restoration:
 
 def restore_options(order: Order) -> RestoreOptions:
     """The order's options as the restore's own. ConfigError for one that it does not have."""
-    known = {field.name for field in dataclasses.fields(RestoreOptions)} - {"to"}
-    if strange := sorted(set(order.options) - known):
+    of_boot = {field.name for field in dataclasses.fields(Repair)} - {"nic_map"}
+    known = {field.name for field in dataclasses.fields(RestoreOptions)} - {"to", "repair", "scratch"}
+    if strange := sorted(set(order.options) - known - of_boot):
         raise ConfigError(f"the order has options this Refloat does not know: {', '.join(strange)}")
     try:
-        return msgspec.convert({**order.options, "to": order.to}, RestoreOptions)
+        repair = msgspec.convert({key: order.options[key] for key in of_boot & set(order.options)}, Repair)
+        given = {key: order.options[key] for key in known & set(order.options)}
+        return dataclasses.replace(msgspec.convert({**given, "to": order.to}, RestoreOptions), repair=repair)
     except msgspec.ValidationError as error:
         raise ConfigError(f"the order's options have a wrong form: {error}") from error
-
-
-def placed(sites: Sequence[KitSite], lines: str) -> tuple[KitSite, ...]:
-    """The kit's sites, with those of `NAME=URL` lines somewhere else. ConfigError for a name the kit does not have."""
-    places = dict(text.split("=", 1) for text in lines.split() if "=" in text)
-    if strange := sorted(set(places) - {site.name for site in sites}):
-        raise ConfigError(f"the kit has no site {strange[0]!r}", hint="the names are those in the kit")
-    return tuple(msgspec.structs.replace(site, url=places.get(site.name, site.url)) for site in sites)
 
 
 def _open_kit(runner: Runner, tell: Tell) -> Kit:

@@ -33,11 +33,6 @@ def read_kernel_line(path: Path = Path("/proc/cmdline")) -> str:
     return path.read_text("utf-8", "replace")
 
 
-def read_kernel_words(path: Path = Path("/proc/cmdline")) -> dict[str, str]:
-    """Those of the running kernel."""
-    return kernel_words(read_kernel_line(path))
-
-
 def load_fw_cfg(runner: Runner) -> None:
     """Ask the kernel to show fw_cfg; a machine that is no QEMU guest has none, which is fine."""
     try:
