@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import time
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from tests.lab.running import Running
 from tests.lab.servers.base import Server
 from tests.lab.ssh import Ssh
 from tests.lab.targets import NewDisk, Target
-from tests.lab.tools import LabError
+from tests.lab.tools import LabError, tool
 
 _UNLOCK = "--kit /run/lab/fleet.kit --passphrase-file /run/lab/passphrase"
 
@@ -41,6 +42,40 @@ def restored(lab: Lab, server: Server, image: Artifact, target: Target, options:
             (folder / f"{each}.qcow2").unlink()
 
     return lab.note(lab.cache.get(name, inputs, build, needs=[image, rescue(lab), lab.server(server)], step=True))
+
+
+def refused(lab: Lab, server: Server, image: Artifact, target: Target, reason: str) -> Artifact:
+    """The proof that the target is refused with this reason (a regular expression), and not one byte of it written."""
+
+    def build(folder: Path) -> None:
+        files = {each.serial: blank(folder, each.serial, each.size_mib) for each in target.disks}
+        with rescued(lab, image, target, files, folder) as (running, ssh):
+            command = f"refloat restore {server.name}/latest {_UNLOCK} {_to(server, target)} --json"
+            words = " ".join(f"--confirm {each.serial}" for each in target.disks)
+            said = ssh.run(f"{command} {words}", ok=(50,))
+            running.screenshot("refused")
+            if not re.search(reason, said):
+                raise LabError(f"refused, but not for {reason!r}: {said}")
+            note(folder, refusal=json.loads(said))
+            ssh.run("sync; systemctl poweroff", ok=(0, 255))
+            running.wait_off()
+        for path in files.values():
+            spans = json.loads(tool("qemu-img", "map", "--output=json", path))
+            if any(each["data"] for each in spans):
+                raise LabError(f"{path.name} was written to, although it was refused")
+        for path in (*files.values(), *(folder / f"{each}.qcow2" for each in SITES)):
+            path.unlink()
+
+    inputs = [code(), digest_of_files(Path(__file__)), repr(target), reason]
+    needs = [image, rescue(lab)]
+    name = f"{server.name}-refused-{target.name}"
+    return lab.note(lab.cache.get(name, inputs, build, needs=needs, step=True))
+
+
+def _to(server: Server, target: Target) -> str:
+    """The image's disks in order onto the target's blank ones."""
+    blanks = [disk for disk in target.disks if not disk.survives]
+    return " ".join(f"--to {name}={disk.serial}" for name, disk in zip(server.disk_names, blanks, strict=False))
 
 
 def _disk(lab: Lab, server: Server, disk: NewDisk, folder: Path) -> Path:
@@ -67,10 +102,7 @@ def rescued(
 
 def restore(ssh: Ssh, server: Server, target: Target, options: str) -> dict[str, object]:
     """Plan, then restore the image's disks onto the target's blank ones in order; both answers."""
-    blanks = [disk for disk in target.disks if not disk.survives]
-    pairs = zip(server.disk_names, blanks, strict=False)
-    to = " ".join(f"--to {name}={disk.serial}" for name, disk in pairs)
-    command = f"refloat restore {server.name}/latest {_UNLOCK} {to} {options} --json"
+    command = f"refloat restore {server.name}/latest {_UNLOCK} {_to(server, target)} {options} --json"
     plan = _answer(ssh.run(f"{command} --plan", ok=tuple(range(128))))
     confirm = " ".join(f"--confirm {token}" for token in dict(plan["confirm"]).values())  # type: ignore[call-overload]
     before = time.monotonic()
