@@ -48,6 +48,7 @@ class Names:
     """The old names of everything in the image's layout, and where it is now."""
 
     def __init__(self, request: BootRequest, now: Sequence[Now]) -> None:
+        self.now = tuple(now)
         self._now = {each.path: each for each in now}
         self._nodes = {each.node: each.path for each in request.filesystems}
         self._nodes |= {crypt.name: f"/dev/mapper/{crypt.name}" for crypt in request.crypts}

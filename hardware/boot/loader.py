@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 
 from core.errors import RefloatError
+from core.layout import partition_node
 from hardware.boot import bios, grubcfg, uefi
 from hardware.boot.devices import is_device, kernel_basename
 from hardware.boot.families import os_release
@@ -17,6 +18,8 @@ from hardware.boot.kernels import crypts_below
 from hardware.boot.mounts import mounted_esp
 from hardware.boot.tables import fstab_rows
 
+_ESP_MOUNTS = ("/boot/efi", "/efi", "/boot")
+_ESP_TYPES = frozenset({"c12a7328-f81f-11d2-ba4b-00a0c93ec93b", "ef"})  # GPT, dos
 _OURS = "/boot/grub/grub.cfg"
 
 
@@ -35,7 +38,7 @@ def see_to_loader(job: Job) -> None:
 
 
 def _uefi(job: Job) -> None:
-    esp = job.request.esp or next((each.path for each in job.places if each.where in ("/boot/efi", "/efi")), None)
+    esp = job.request.esp or _restored_esp(job)
     if esp is None:
         job.report.check("loader on the ESP", False, "there is no ESP on the new disks")
         return
@@ -56,7 +59,19 @@ def _uefi(job: Job) -> None:
         _check_what_it_loads(job, inside, own)
     if not job.root.read_only:
         label = os_release(job.root).get("ID", "linux")
-        uefi.add_entry(esp, loader, label, job.report, job.runner)
+        uefi.add_entry(esp, loader, label, job.names, job.report, job.runner)
+
+
+def _restored_esp(job: Job) -> str | None:
+    """The image's ESP: what the server mounts, else by its partition type."""
+    mounted = [place.path for place in job.places if place.type == "vfat" and place.where in _ESP_MOUNTS]
+    typed = {
+        partition_node(disk.name, part.number)
+        for disk in job.request.layout.disks
+        for part in (disk.table.partitions if disk.table else ())
+        if part.type.lower() in _ESP_TYPES
+    }
+    return next(iter([*mounted, *(each.path for each in job.request.filesystems if each.node in typed)]), None)
 
 
 def _check_what_it_loads(job: Job, esp: Root, own: str) -> None:

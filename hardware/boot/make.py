@@ -7,13 +7,15 @@ again after any interruption. Imports `core` and everything else in `hardware.bo
 from __future__ import annotations
 
 import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import replace
 
-from core.errors import TargetError
 from core.monitor import Monitor
 from core.run import Runner
 from hardware.boot.clone import check_name, make_clone
 from hardware.boot.config import correct_files
-from hardware.boot.devices import Names, devices_now
+from hardware.boot.devices import Names, Now, devices_now
 from hardware.boot.drivers import see_to_drivers
 from hardware.boot.families import family_of, os_release
 from hardware.boot.hold import hold_network, hold_timers
@@ -22,7 +24,7 @@ from hardware.boot.loader import check_fstab, see_to_loader
 from hardware.boot.mounts import mounted_server
 from hardware.boot.network import correct_network
 from hardware.boot.nics import checked_map, map_nics
-from hardware.boot.values import BootReport, BootRequest
+from hardware.boot.values import BootReport, BootRequest, Restored
 
 
 def make_bootable(request: BootRequest, runner: Runner, monitor: Monitor) -> BootReport:
@@ -36,11 +38,9 @@ def make_bootable(request: BootRequest, runner: Runner, monitor: Monitor) -> Boo
     before, now = request.interfaces_before, request.nics_now
     nics = map_nics(before, now) if request.nic_map is None else checked_map(request.nic_map, before, now)
     seen = devices_now(runner)
-    for each in request.filesystems:
-        if each.path not in {device.path for device in seen}:
-            raise TargetError(f"{each.path} ({each.node}) is not here, or holds nothing", hint="is its group active?")
-    names = Names(request, seen)
     report = BootReport(nics=nics)
+    request = replace(request, filesystems=_by_kernel_name(request, seen, report))
+    names = Names(request, seen)
     # the same for every run of this repair, another for an image of another day
     repair = hashlib.sha256(repr((request.layout, request.filesystems, request.disks)).encode()).hexdigest()[:12]
     mounted = mounted_server(request.filesystems, names, report, runner, read_only=not request.repair, repair=repair)
@@ -59,6 +59,20 @@ def make_bootable(request: BootRequest, runner: Runner, monitor: Monitor) -> Boo
         if root.changed:
             report.steps.append(f"what was changed in the server is kept below {root.before}")
     return report
+
+
+def _by_kernel_name(request: BootRequest, seen: Sequence[Now], report: BootReport) -> tuple[Restored, ...]:
+    """The filesystems by the path that blkid knows them by (`/dev/vg0/root` is a symlink); a check for each that is
+    not there."""
+    paths = {os.path.realpath(device.path): device.path for device in seen}
+    found = []
+    for each in request.filesystems:
+        path = paths.get(os.path.realpath(each.path))
+        if path is not None:
+            found.append(replace(each, path=path))
+        else:
+            report.check(each.node, False, f"{each.path} is not here, or holds nothing that is known")
+    return tuple(found)
 
 
 def _repair(job: Job) -> None:

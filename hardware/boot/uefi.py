@@ -3,18 +3,19 @@
 Firmware that has no entry for this disk starts `EFI/BOOT/BOOTX64.EFI` (UEFI 2.10, 3.5.1.1), so that is always there. A
 server that brings its own loader keeps it, and the fallback is a copy of it; else it is the rescue environment's: shim
 and Debian's signed GRUB where installed, so that Secure Boot may stay on. Imports `core` and
-`hardware.boot.{inside,values}`.
+`hardware.boot.{devices,inside,values}`.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Collection
 from pathlib import Path
 
 from core.errors import RefloatError
 from core.run import Runner
+from hardware.boot.devices import Names
 from hardware.boot.inside import Root
 from hardware.boot.values import BootReport
 
@@ -113,16 +114,17 @@ def check(esp: Root, report: BootReport) -> None:
     report.check("loader on the ESP", ok, FALLBACK if ok else f"{FALLBACK} is missing or no program")
 
 
-def add_entry(device: str, loader: str, label: str, report: BootReport, runner: Runner) -> None:
-    """Make one boot entry for this ESP, and take out those of the same name and such that name partitions which are
-    gone under that name. A failure is a warning: the fallback path boots without."""
+def add_entry(device: str, loader: str, label: str, names: Names, report: BootReport, runner: Runner) -> None:
+    """Make one boot entry for this ESP, and take out those of that name which mean it too, or a partition that is not
+    here. A failure is a warning: the fallback path boots without."""
     if not os.path.isdir("/sys/firmware/efi/efivars"):
         report.warnings.append("this environment was not booted by UEFI: no boot entry made, the fallback path boots")
         return
     try:
         disk, number = _whole(device)
         listed = runner.run(["efibootmgr", "--verbose"], purpose="read the boot entries").text
-        for entry in same_entries(listed, label):
+        others = {each.partuuid.lower() for each in names.now if each.path != device}
+        for entry in stale_entries(listed, label, others):
             runner.run(["efibootmgr", "--quiet", "--delete-bootnum", "--bootnum", entry], purpose="drop an old entry")
         argv = ["efibootmgr", "--quiet", "--create", "--disk", disk, "--part", number, "--label", label]
         runner.run([*argv, "--loader", loader.replace("/", "\\")], purpose="make a boot entry")
@@ -131,10 +133,18 @@ def add_entry(device: str, loader: str, label: str, report: BootReport, runner: 
         report.warnings.append(f"no firmware entry: {error.message}; the fallback path boots")
 
 
-def same_entries(listed: str, label: str) -> Sequence[str]:
-    """Numbers of the entries of that label in `efibootmgr --verbose`'s answer."""
-    rows = (re.match(r"Boot([0-9A-Fa-f]{4})\*?\s+(.*)", line) for line in listed.splitlines())
-    return [row[1] for row in rows if row and re.split(r"\t|\sHD\(|\sPciRoot\(", row[2])[0].strip() == label]
+def stale_entries(listed: str, label: str, others: Collection[str]) -> list[str]:
+    """Numbers of the entries of that label in `efibootmgr --verbose`'s answer, but for those that name one of the
+    other partitions here (`others`, by GPT GUID)."""
+    found = []
+    for line in listed.splitlines():
+        row = re.match(r"Boot([0-9A-Fa-f]{4})\*?\s+(.*)", line)
+        if row is None or re.split(r"\t|\sHD\(|\sPciRoot\(", row[2])[0].strip() != label:
+            continue
+        guid = re.search(r"HD\(\d+,GPT,([0-9a-fA-F-]+)", row[2])
+        if guid is None or guid[1].lower() not in others:
+            found.append(row[1])
+    return found
 
 
 def _whole(device: str) -> tuple[str, str]:

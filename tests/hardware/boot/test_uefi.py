@@ -60,7 +60,8 @@ def test_boot_entries_of_the_same_name_only() -> None:
         "Boot0002  debian HD(1,GPT,1111,0x800,0x20000)/File(\\EFI\\debian\\grubx64.efi)\n"
         "Boot0003* debian rescue\tHD(1,GPT,2222,0x800,0x20000)/File(\\x.efi)\n"
     )
-    assert list(uefi.same_entries(listed, "debian")) == ["0000", "0002"]
+    assert uefi.stale_entries(listed, "debian", ()) == ["0000", "0002"]
+    assert uefi.stale_entries(listed, "debian", {"1111"}) == ["0000"]
 
 
 @pytest.mark.parametrize(
