@@ -40,11 +40,11 @@ def examine_machine(runner: Runner) -> list[Finding]:
 
 
 def examine_server(
-    config: Config, open_site: Callable[[str, str], Site] | None, receipt: Receipt | None
+    config: Config, open_site: Callable[[str, str], Site] | None, receipt: Receipt | None, runner: Runner
 ) -> list[Finding]:
     """What a server needs besides. `open_site` None: sites are not asked; `receipt` None: the configured one counts."""
     keys, server = check_keys(config)
-    found = [*check_disks(config), check_state(config.state_path), keys]
+    found = [*check_disks(config), *_storage(config, runner), check_state(config.state_path), keys]
     if open_site is not None:
         found += reach_sites([(site.name, site.url) for site in config.sites], open_site)
     return found + check_receipt(config, receipt, server)
@@ -87,6 +87,15 @@ def check_disks(config: Config) -> list[Finding]:
                 fail(f"disk {disk.name or disk.path}", f"{disk.path} is not there", "`lsblk -o PATH,SERIAL,SIZE`")
             )
     return found
+
+
+def _storage(config: Config, runner: Runner) -> list[Finding]:
+    """As `check_devices`: modules that are missing are told by `look`, and must not keep the rest from being said."""
+    try:
+        from appliance.storage import check_storage
+    except ImportError as error:
+        return [fail("storage", f"it cannot be read: {error}", "see the modules marked FAIL")]
+    return check_storage(config, runner)
 
 
 def check_state(state: Path) -> Finding:

@@ -63,12 +63,16 @@ TOOLS: tuple[Tool, ...] = (
     Tool("xfs_logprint", "xfsprogs", "a clean XFS cannot be told from one that is not"),
     Tool("xfs_growfs", "xfsprogs", "XFS cannot be grown"),
     Tool("btrfs", "btrfs-progs", "btrfs cannot be read about or grown", (5, 10), ("--version",)),
+    Tool("lvs", "lvm2", "volume groups cannot be imaged or restored", (2, 3), ("--version",), stops=False),
+    Tool("thin_delta", "thin-provisioning-tools", "every night reads thin volumes in full", stops=False),
+    Tool("mdadm", "mdadm", "md arrays cannot be imaged or restored", (4, 1), ("--version",), stops=False),
+    Tool("cryptsetup", "cryptsetup-bin", "LUKS cannot be imaged or restored", (2, 3), ("--version",), stops=False),
     Tool("fusermount3", "fuse3", "`refloat mount` does not work", (3, 10), ("--version",), stops=False),
     Tool("udevadm", "udev", "disks are known by sysfs alone", stops=False),
 )
 
 #: Python modules that Debian brings (they cannot come from PyPI): import name → package.
-MODULES = {"parted": "python3-parted", "pyudev": "python3-pyudev"}
+MODULES = {"parted": "python3-parted", "pyudev": "python3-pyudev", "gi": "python3-gi"}
 
 
 def look(runner: Runner, tools: Sequence[Tool] = TOOLS, find: Callable[[str], str | None] = find_tool) -> list[Finding]:
@@ -79,7 +83,7 @@ def look(runner: Runner, tools: Sequence[Tool] = TOOLS, find: Callable[[str], st
     ]
     for module, package in MODULES.items():
         if importlib.util.find_spec(module) is None:
-            found.append(fail(module, "missing: partition tables cannot be read", f"apt install {package}"))
+            found.append(fail(module, "missing: the storage stack cannot be read", f"apt install {package}"))
         else:
             found.append(ok(module, "there"))
     return found

@@ -39,7 +39,7 @@ def doctor(context: Context, kit_file: Path | None, offline: bool, rescue: bool)
     findings = examine_machine(SystemRunner())
     opener = None if offline else open_site
     if not (rescue or (receipt and context.lacks_config)):
-        findings += examine_server(context.config, opener, receipt)
+        findings += examine_server(context.config, opener, receipt, SystemRunner())
     elif receipt and opener:
         findings += reach_sites([(site.name, site.url) for site in receipt.sites], opener)
     emit_findings(context, findings)
