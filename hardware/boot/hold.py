@@ -49,8 +49,9 @@ def is_held(root: Root) -> bool:
 
 
 def release(root: Root) -> list[str]:
-    """Take the hold away; for the running server, `Root("/")`. Returns the units to start again (`systemctl
-    daemon-reload` first); none when it was not held."""
+    """Take the hold away; for the running server, `Root("/")`. Returns the units that were held and are there, to be
+    started again after `systemctl daemon-reload`; none when nothing was held."""
     units = [unit for unit in (*_UNITS, *_TIMERS) if root.remove(f"/etc/systemd/system/{unit}.d/{_NAME}")]
     root.remove(HELD)
-    return units
+    folders = ("/etc/systemd/system", "/lib/systemd/system", "/usr/lib/systemd/system")
+    return [unit for unit in units if "@" not in unit and any(root.exists(f"{each}/{unit}") for each in folders)]
