@@ -9,23 +9,28 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from appliance.shrink import shrunk
 from appliance.steps import FINISHING, PREPARING, AskPassphrase, Hand, Repair
 from core.errors import ConfigError, ConfirmError, CorruptError, KeyMissingError, ObjectMissingError, ToolError
+from core.layout import Layout
 from core.monitor import Monitor
 from core.run import Runner, find_tool
-from hardware.actions import PACKAGES, Action, ShrinkFilesystem, WriteVolume, tools_of
+from hardware.actions import PACKAGES, Action, RepairBoot, ShrinkFilesystem, WriteVolume, tools_of
+from hardware.alive import who_answers
 from hardware.boot.values import BootReport
 from hardware.holdings import holdings
 from hardware.inventory import inspect_target, probe_inventory
-from hardware.machine import Device, Inventory, find_device, tokens
+from hardware.machine import Device, DeviceKind, Inventory, find_device, tokens
 from hardware.plan import Plan, PlanOptions, make_plan
 from hardware.read import DiskSource, read_layout
 from hardware.remnants import read_remnants
+from hardware.targets import Refusal
 from imager.repository.reader import OpenImage
 from imager.repository.restore import VolumeReport
 
@@ -101,6 +106,8 @@ def plan_restore(image: OpenImage, options: RestoreOptions, runner: Runner) -> R
             remnants=() if options.only else read_remnants(inventory, {each.path for each in targets.values()}, runner),
         ),
     )
+    if boots:
+        plan = _with_the_living(plan, layout, targets.values(), options, inventory, runner)
     _require_whole(image, plan)
     named = tokens(inventory)
     return Restoration(
@@ -113,6 +120,35 @@ def plan_restore(image: OpenImage, options: RestoreOptions, runner: Runner) -> R
             device.path: holdings(device.path, runner, sector_bytes=device.sector_bytes) for device in targets.values()
         },
     )
+
+
+def _with_the_living(
+    plan: Plan, layout: Layout, targets: Iterable[Device], options: RestoreOptions, inventory: Inventory, runner: Runner
+) -> Plan:
+    """The plan, refused when the old server still answers at its addresses and both would then have them.
+
+    A disk image in a file boots elsewhere, so nobody is asked for its sake.
+    """
+    if not any(isinstance(action, RepairBoot) for action in plan.actions) or options.repair.parts_from_the_old:
+        return plan
+    if not all(target.kind is DeviceKind.DISK for target in targets):
+        return plan
+    survey = who_answers(layout.interfaces, inventory.nics, runner)
+    refusals = tuple(
+        Refusal(
+            subject=layout.hostname or "the old server",
+            message=f"{each.describe()}; the restored server would come up with the same address",
+            hint="switch the old one off; or --hold-network, or --as-clone NAME",
+        )
+        for each in survey.answers
+    )
+    warnings = plan.warnings
+    if survey.unasked:
+        unasked = ", ".join(survey.unasked)
+        warnings = (*warnings, f"whether the old server still answers at {unasked} could not be asked: see to it")
+    if refusals:
+        return replace(plan, actions=(), refusals=refusals, warnings=warnings)
+    return replace(plan, warnings=warnings)
 
 
 def _split(text: str) -> tuple[str, str]:

@@ -54,6 +54,11 @@ class Repair:
     clone_as: str | None = None
     without_md: bool = False
 
+    @property
+    def parts_from_the_old(self) -> bool:
+        """Whether the restored server keeps off the old one's addresses by itself."""
+        return self.hold_network or self.clone_as is not None
+
 
 @dataclass
 class Hand:
