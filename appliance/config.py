@@ -35,6 +35,10 @@ class ImageConfig(msgspec.Struct, frozen=True, kw_only=True):
     io_class: str = "best-effort"
     pack_size: int = 32 << 20
     live: bool = False
+    snapshot_share: int = 80
+    freeze_seconds: int = 60
+    hooks: str = "/etc/refloat/hooks"
+    hook_seconds: int = 60
 
 
 class SiteConfig(msgspec.Struct, frozen=True, kw_only=True):

@@ -7,17 +7,16 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import functools
 import os
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 
 from appliance.config import Config, SiteConfig
+from appliance.hold import holding, sweep_snapshots
 from core.errors import (
     ConfigError,
     DamagedError,
@@ -26,28 +25,26 @@ from core.errors import (
     PolicyError,
     RefloatError,
     SiteError,
-    SourceError,
 )
 from core.files import state_errors
-from core.layout import Layout, VolumeRole, VolumeSpec, volumes_of
+from core.layout import volumes_of
 from core.monitor import Monitor
 from core.run import Runner
 from hardware.inventory import firmware_mode
 from hardware.read import DiskSource, read_layout
-from hardware.uses import uses_of
-from hardware.volume import volume_device
+from imager.hold.hooks import Hooks
+from imager.hold.window import Terms
 from imager.keys import ServerKeys
 from imager.repository.capture import Capture, Request, SiteResult
 from imager.repository.journal import Journal, load_journals
 from imager.repository.lineage import SiteState
-from imager.repository.manifest import NOTE_MAX
+from imager.repository.manifest import NOTE_MAX, Volume
 from imager.repository.parents import next_image_name, remember_commit, survey, sweep_cache
 from imager.repository.store import Repository
 from imager.sites import open_site
 from imager.sites.base import Site
 from imager.sites.wrap import Retry
-from imager.source import Source, be_polite
-from imager.usedmap import PROGRAMS
+from imager.source import be_polite
 
 #: A site may have to read the whole map back when the server lost its cache.
 _SURVEY_SECONDS = 600
@@ -77,6 +74,8 @@ class ImageOutcome:
     state: str
     sites: list[SiteResult] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    volumes: list[Volume] = field(default_factory=list)
+    window_seconds: float = 0.0
 
     def raise_for_status(self) -> None:
         """The error that decides the exit code: no site, some sites, or a damaged source."""
@@ -118,6 +117,9 @@ def _take(config: Config, keys: ServerKeys, options: ImageOptions, runner: Runne
         raise ConfigError(
             "no disk to image is named", hint='add [[disk]] path = "/dev/…" to the configuration, or --disk PATH'
         )
+    removed = sweep_snapshots(keys.server_id, frozenset(), runner)
+    if removed:
+        monitor.step(f"removed snapshots of a run that did not end: {', '.join(removed)}")
     layout = read_layout(disks, runner, firmware_mode())
     names = [spec.name for spec in volumes_of(layout)]
     for name in sorted(options.whole - set(names)):
@@ -140,14 +142,22 @@ def _take(config: Config, keys: ServerKeys, options: ImageOptions, runner: Runne
     sweep_cache(cache, states)
     now = datetime.now(UTC)
     outcome.image = next_image_name(states, now)
-    with contextlib.ExitStack() as stack:
-        sources = _sources(layout, disks, options.live or config.image.live, runner, stack)
+    terms = Terms(
+        outcome.image, keys.server_id, config.image.snapshot_share, config.image.freeze_seconds,
+        Hooks(config.image.hooks, config.image.hook_seconds),
+    )  # fmt: skip
+    with holding(
+        layout, disks, terms, live=options.live or config.image.live, own=_own(config), copies=state / "hold",
+        runner=runner, monitor=monitor,
+    ) as held:  # fmt: skip
         request = Request(
-            keys=keys, recipients=config.recipients, layout=layout, sources=sources, image=outcome.image, taken_at=now,
-            state=state, note=options.note, level=config.image.level, threads=config.image.threads,
+            keys=keys, recipients=config.recipients, layout=held.layout, sources=held.sources, image=outcome.image,
+            taken_at=now, state=state, note=options.note, level=config.image.level, threads=config.image.threads,
             pack_bytes=config.image.pack_size, bandwidth=config.image.bandwidth, whole=options.whole,
+            check=held.watch.check, frozen_ms=round(held.seconds * 1000),
         )  # fmt: skip
-        done = _run_until_all_had_their_turn(request, states, runner, monitor)
+        outcome.window_seconds = held.seconds
+        done, outcome.volumes = _run_until_all_had_their_turn(request, states, runner, monitor)
     outcome.sites.extend(done)
     _conclude(outcome, state, monitor)
     return outcome
@@ -195,9 +205,10 @@ def _must_be_apart(states: Sequence[SiteState]) -> None:
 
 def _run_until_all_had_their_turn(
     request: Request, states: Sequence[SiteState], runner: Runner, monitor: Monitor
-) -> list[SiteResult]:
+) -> tuple[list[SiteResult], list[Volume]]:
     """The pass for all, then one alone for each site that lagged behind it: what is durable there counts."""
-    results = Capture(request, states, runner, monitor).run()
+    capture = Capture(request, states, runner, monitor)
+    results = capture.run()
     finished = [each for each in results if each.status != "lagging"]
     for late in (each for each in results if each.status == "lagging"):
         monitor.warn(f"site {late.name} could not keep up; going on with it alone")
@@ -213,7 +224,8 @@ def _run_until_all_had_their_turn(
         result.seconds += late.seconds
         result.stored_bytes += late.stored_bytes
         finished.append(result)
-    return sorted(finished, key=lambda each: [state.name for state in states].index(each.name))
+    order = [state.name for state in states]
+    return sorted(finished, key=lambda each: order.index(each.name)), capture.volumes
 
 
 def _conclude(outcome: ImageOutcome, state: Path, monitor: Monitor) -> None:
@@ -228,6 +240,12 @@ def _conclude(outcome: ImageOutcome, state: Path, monitor: Monitor) -> None:
         # Every site has it all: nothing that a killed run left is needed any more.
         for path in (state / "journal").glob("*.journal"):
             path.unlink(missing_ok=True)
+
+
+def _own(config: Config) -> list[str]:
+    """What this program writes to while it images: freezing that would stop it."""
+    sites = [url.removeprefix("file://") for url in (each.url for each in config.sites) if url.startswith("file://")]
+    return [config.state, *sites]
 
 
 def connect(entry: SiteConfig) -> Site:
@@ -254,38 +272,3 @@ def _only_one(state: Path) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
-
-
-def _sources(
-    layout: Layout, disks: Sequence[DiskSource], live: bool, runner: Runner, stack: contextlib.ExitStack
-) -> tuple[Source, ...]:
-    """Every volume with where its bytes are. SourceError for one that is written to while it would be read."""
-    found: list[Source] = []
-    for disk, source in zip(layout.disks, disks, strict=True):
-        uses = uses_of(source.path)
-        for spec in (each for each in volumes_of(layout) if each.disk == disk.name):
-            busy = [use for use in uses if _touches(use.start_bytes, spec)]
-            if busy and not live:
-                raise SourceError(
-                    f"{spec.name} is in use: {busy[0].describe()}",
-                    hint="unmount it, or give --live to image it whole while it changes (it is then marked `live`)",
-                )
-            map_path = None
-            if not busy and spec.content.type in PROGRAMS:
-                map_path = functools.cache(partial(_enter, stack, source, spec, runner))
-            found.append(Source(spec, source.path, spec.offset_bytes, map_path, live=bool(busy)))
-    return tuple(found)
-
-
-def _touches(start_bytes: int | None, spec: VolumeSpec) -> bool:
-    """Whether a use that begins at this byte of the disk (0: all of it; None: unknown, so maybe all) is of this
-    volume."""
-    if spec.role is VolumeRole.HEAD:
-        return False
-    return not start_bytes or spec.offset_bytes <= start_bytes < spec.offset_bytes + spec.size_bytes
-
-
-def _enter(stack: contextlib.ExitStack, source: DiskSource, spec: VolumeSpec, runner: Runner) -> str:
-    return stack.enter_context(
-        volume_device(source.path, spec.offset_bytes, spec.size_bytes, sector_bytes=source.sector_bytes, runner=runner)
-    )

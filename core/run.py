@@ -127,6 +127,50 @@ class SystemRunner:
                     process.stdout.close()
 
 
+class Companion:
+    """A process of our own program that runs beside this one, and outlives it: `finish()` ends the talk."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self._process = process
+        self._said = b""
+
+    def send(self, line: bytes) -> None:
+        """Write to its stdin; one that is gone does not mind."""
+        assert self._process.stdin is not None  # noqa: S101 - Popen was given PIPE
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.write(line)
+            self._process.stdin.flush()
+
+    def receive(self) -> bytes:
+        """Its next line; empty at its end."""
+        assert self._process.stdout is not None  # noqa: S101 - Popen was given PIPE
+        return self._process.stdout.readline()
+
+    def finish(self, timeout: float = 60) -> bytes:
+        """Close its stdin and wait for its exit; the last line it wrote that was not received. Raises ToolError."""
+        try:
+            said, _ = self._process.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired as error:
+            self._process.kill()
+            self._process.communicate()
+            raise ToolError("a helper process did not end", argv=list(map(str, self._process.args))) from error  # type: ignore[arg-type]
+        return said
+
+
+def start_companion(argv: Sequence[str], *, purpose: str) -> Companion:
+    """Start a process that talks by lines on stdin and stdout, in a session of its own: it is not ended with this one,
+    but sees the end of its stdin then."""
+    log.debug("companion: %s", shlex.join(argv))
+    try:
+        process = subprocess.Popen(  # noqa: S603 - list argv, no shell
+            list(argv), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=_environment(),
+            start_new_session=True, cwd="/",
+        )  # fmt: skip
+    except OSError as error:
+        raise _not_started(argv, purpose, error) from error
+    return Companion(process)
+
+
 def find_tool(name: str) -> str | None:
     """Full path of a tool on the built PATH, or None."""
     return shutil.which(name, path=_PATH)

@@ -101,6 +101,13 @@ SETTINGS: tuple[Setting, ...] = (
             '"32MiB"', low=1 << 20, high=64 << 20),
     Setting("image", "live", Kind.BOOLEAN, False, "Image mounted filesystems that are not frozen: whole, marked live.",
             "false"),
+    Setting("image", "snapshot_share", Kind.INTEGER, 80, "Percent of a volume group's free space that snapshots of "
+            "thick volumes may take, 1 to 100.", "80", low=1, high=100),
+    Setting("image", "freeze_seconds", Kind.INTEGER, 60, "How long a filesystem may stay frozen at most; after that it "
+            "is thawed whatever happens, and the image fails.", "60", low=1, high=3600),
+    Setting("image", "hooks", Kind.TEXT, "/etc/refloat/hooks", "Folder of the hooks: executables in `pre-freeze.d` and "
+            "`post-thaw.d`.", '"/etc/refloat/hooks"', pattern=r"/.*"),
+    Setting("image", "hook_seconds", Kind.INTEGER, 60, "How long each hook may take.", "60", low=1, high=3600),
     Setting("site", "name", Kind.TEXT, None, "Name of the site, in messages and in the recovery kit.",
             '"falkenstein"', pattern=NAME_PATTERN),
     Setting("site", "country", Kind.TEXT, None, "Country it stands in (ISO 3166-1 alpha-2).",

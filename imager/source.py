@@ -19,6 +19,7 @@ from pathlib import Path
 
 from core.errors import SourceError
 from core.layout import VolumeSpec
+from imager.changes import Changes
 from imager.spans import PAGE_BYTES, Extent
 
 _MEDIA_ERRORS = frozenset({errno.EIO, errno.EILSEQ, errno.ENODATA, errno.EREMOTEIO, errno.EBADMSG})
@@ -31,7 +32,10 @@ class Source:
     file).
 
     `map_path` gives a device or file on which its filesystem starts at byte 0 (called when it is needed, more than
-    once; None: there is none). `live`: it is mounted and not frozen.
+    once; None: there is none). `live`: it is mounted and not frozen. `held` tells how it stands still (a word for the
+    manifest). `frozen`: its filesystem was frozen by us or by LVM when these bytes were taken, so that its map is true
+    although its log is not marked clean. `doubt`: why its map is not to be believed, when somebody knows.
+    `changed` are the blocks that change tracking says may differ from every parent, ascending (None: not tracked).
     """
 
     spec: VolumeSpec
@@ -39,6 +43,10 @@ class Source:
     offset_bytes: int
     map_path: Callable[[], str] | None = None
     live: bool = False
+    held: str = "offline"
+    frozen: bool = False
+    doubt: str = ""
+    changed: Changes | None = None
 
     @property
     def size_bytes(self) -> int:

@@ -34,12 +34,18 @@ def why_whole(source: Source, runner: Runner) -> str | None:
     kind = source.spec.content.type
     if source.live:
         return "it is mounted and not frozen"
+    if source.doubt:
+        return source.doubt
     if kind not in PROGRAMS:
         return f"partclone has no map for {kind or 'unrecognised content'}"
     if source.map_path is None:
         return "no device shows its filesystem alone"
     if kind == "xfs" and source.size_bytes > XFS_MAX_BYTES:
         return "XFS above 16 TiB (partclone#161)"
+    if kind == "xfs" and source.frozen:
+        # A freeze writes all metadata to its place, and then one record to the log, so that a recovery looks for
+        # unlinked files (xfs_log_quiesce, fs/xfs/xfs_log.c; xfs_fs_freeze): never clean, but true.
+        return None
     return _CHECKS[kind](source.map_path(), runner)
 
 

@@ -72,6 +72,19 @@ def _as_dict(outcome: ImageOutcome) -> dict[str, object]:
             }
             for each in outcome.sites
         ],
+        "volumes": [
+            {
+                "name": each.spec.name,
+                "held": each.held,
+                "method": each.method,
+                "used_bytes": each.used_bytes,
+                "tracked": each.tracked,
+                "audited": each.audited,
+                "audit_missed": each.audit_missed,
+            }
+            for each in outcome.volumes
+        ],
+        "window_seconds": round(outcome.window_seconds, 3),
         "warnings": outcome.warnings,
     }
 

@@ -13,7 +13,7 @@ import contextlib
 import os
 import sys
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -56,7 +56,9 @@ _SWITCH_SECONDS = 0.0005
 
 @dataclass(frozen=True)
 class Request:
-    """What to image, and how. `image` is its name (TIME); `sources` belong to `layout`."""
+    """What to image, and how. `image` is its name (TIME); `sources` belong to `layout`. `check` raises when the sources
+    do not hold still any more; it is asked often, and with True once more before anything is committed. `frozen_ms`:
+    how long filesystems stood still for it."""
 
     keys: ServerKeys
     recipients: tuple[str, ...]
@@ -71,6 +73,8 @@ class Request:
     pack_bytes: int = 32 << 20
     bandwidth: int = 0
     whole: frozenset[str] = frozenset()
+    check: Callable[[bool], None] = lambda last: None
+    frozen_ms: int = 0
 
 
 @dataclass
@@ -116,6 +120,11 @@ class Capture:
         self._stored = dict.fromkeys(self._feeds, 0)
         self._volumes: list[Volume] = []
 
+    @property
+    def volumes(self) -> list[Volume]:
+        """What was imaged, and how; complete after `run`."""
+        return self._volumes
+
     def run(self) -> list[SiteResult]:
         """Image everything. Raises what concerns all sites (a source that cannot be read, a map that turns out void);
         what concerns one site is in its result. Nothing is committed when this raises."""
@@ -126,6 +135,7 @@ class Capture:
             self._read_everything()
             for need in list(self._packs):
                 self._close_pack(need)
+            self._request.check(True)
             digests = self._commit()
         except BaseException:
             for feed in self._feeds.values():
@@ -176,13 +186,21 @@ class Capture:
                 while len(flying) > 4 * threads:
                     self._land(volume, flying.popleft(), task)
                 self._need_a_site()
+                self._request.check(False)
             while flying:
                 self._land(volume, flying.popleft(), task)
             unreadable = reader.unreadable
         self._read_bytes += used_bytes
         method = "live" if source.live else "whole" if used is None else "used"
         self._volumes.append(
-            Volume(id=volume, spec=source.spec, method=method, used_bytes=used_bytes, unreadable=unreadable)
+            Volume(
+                id=volume,
+                spec=source.spec,
+                method=method,
+                used_bytes=used_bytes,
+                unreadable=unreadable,
+                held=source.held,
+            )
         )
 
     def _land(
@@ -333,6 +351,7 @@ class Capture:
                 read_bytes=self._read_bytes,
                 changed_bytes=lineage.changed_blocks * BLOCK_BYTES,
                 stored_bytes=self._stored[site.name],
+                frozen_ms=request.frozen_ms,
             ),
         )
         self._put_card(site)

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from core.errors import FormatError, TrustError, VersionError
-from core.layout import Layout, VolumeSpec
+from core.layout import Layout, VolumeSpec, partition_node
 from imager.keys import ID_BYTES, fingerprint, verify_signature
 from imager.repository.segments import BLOCK_MAX, ITEMS_MAX, SEGMENT_MAX
 from imager.spans import BLOCK_BYTES
@@ -30,6 +30,8 @@ _VOLUME_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,119}")
 _HEX_ID = re.compile(rf"[0-9a-f]{{{2 * ID_BYTES}}}")
 _HEX_DIGEST = re.compile(r"[0-9a-f]{64}")
 _LAYERS_MAX = 256
+_HELD = frozenset({"", "offline", "lvm-thick", "lvm-thin", "frozen", "agreed", "live"})
+_TRACKED = frozenset({"", "thin", "cow"})
 _SECTORS = frozenset(1 << bits for bits in range(9, 17))
 _T = TypeVar("_T")
 
@@ -61,13 +63,22 @@ class SegmentRef(_Strict, frozen=True, kw_only=True):
 
 
 class Volume(_Strict, frozen=True, kw_only=True):
-    """One imaged volume. `method` is `used`, `whole` or `live`; `unreadable` lists [offset, length] taken as zeros."""
+    """One imaged volume. `method` is `used`, `whole` or `live`; `unreadable` lists [offset, length] taken as zeros.
+
+    `held` is how it stood still (`offline`, `lvm-thick`, `lvm-thin`, `frozen`, `agreed`, `live`; empty: made by an
+    older agent); `tracked` by what it was known what changed (`thin`, `cow`; empty: all was read), `audited` how many
+    blocks believed unchanged were read all the same, `audit_missed` how many of those had changed.
+    """
 
     id: int
     spec: VolumeSpec
     method: str
     used_bytes: int
     unreadable: tuple[tuple[int, int], ...] = ()
+    held: str = ""
+    tracked: str = ""
+    audited: int = 0
+    audit_missed: int = 0
 
     @property
     def blocks(self) -> int:
@@ -76,9 +87,12 @@ class Volume(_Strict, frozen=True, kw_only=True):
 
 
 class Totals(_Strict, frozen=True, kw_only=True):
+    """Figures of the run; `frozen_ms`: how long filesystems stood still, in milliseconds."""
+
     read_bytes: int
     changed_bytes: int
     stored_bytes: int
+    frozen_ms: int = 0
 
 
 class Manifest(_Strict, frozen=True, kw_only=True):
@@ -132,6 +146,13 @@ class _Envelope(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     signature: str
 
 
+# Made here, by one thread: sites are fed and asked by a thread each, and when two decode into a type that msgspec has
+# not seen yet at the same time, the interpreter crashes (seen with msgspec 0.22 and Python 3.13).
+_DECODE_ENVELOPE = msgspec.json.Decoder(_Envelope)
+_DECODE_MANIFEST = msgspec.json.Decoder(Manifest)
+_DECODE_CARD = msgspec.json.Decoder(ServerCard)
+
+
 def seal_envelope(kind: str, body: msgspec.Struct, public_key: bytes, sign: Callable[[bytes], bytes]) -> bytes:
     """The signed object of a body; `kind` is `image` or `server`."""
     text = msgspec.json.encode(body).decode()
@@ -150,7 +171,7 @@ def open_envelope(kind: str, data: bytes, pin: str | None) -> tuple[str, str]:
     if len(data) > MANIFEST_MAX:
         raise FormatError("a manifest is too large")
     try:
-        envelope = msgspec.json.decode(data, type=_Envelope)
+        envelope = _DECODE_ENVELOPE.decode(data)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         _refuse_version(data)
         raise FormatError("not a manifest: its JSON has a wrong form") from error
@@ -180,7 +201,7 @@ def open_envelope(kind: str, data: bytes, pin: str | None) -> tuple[str, str]:
 def decode_manifest(data: bytes, *, image: str, pin: str | None) -> tuple[Manifest, str]:
     """The manifest in an object named `image`, and its signer's fingerprint. Raises as `open_envelope`."""
     text, signer = open_envelope("image", data, pin)
-    manifest = _decode_body(text, Manifest)
+    manifest = _decode_body(text, _DECODE_MANIFEST)
     if manifest.image != image:
         raise TrustError(
             f"the manifest says it is image {manifest.image}, not {image}", hint="the site answered with another image"
@@ -192,7 +213,7 @@ def decode_manifest(data: bytes, *, image: str, pin: str | None) -> tuple[Manife
 def decode_server_card(data: bytes, pin: str | None) -> tuple[ServerCard, str]:
     """`server.json` and its signer's fingerprint. Raises as `open_envelope`."""
     text, signer = open_envelope("server", data, pin)
-    card = _decode_body(text, ServerCard)
+    card = _decode_body(text, _DECODE_CARD)
     if SERVER_NAME.fullmatch(card.name) is None or _HEX_ID.fullmatch(card.id) is None or len(card.created_at) > 40:
         raise FormatError("a server's card has an impossible name, id or time")
     return card, signer
@@ -211,9 +232,9 @@ def volume_ids(specs: tuple[VolumeSpec, ...]) -> dict[str, int]:
     return ids
 
 
-def _decode_body(text: str, kind: type[_T]) -> _T:
+def _decode_body(text: str, decoder: msgspec.json.Decoder[_T]) -> _T:
     try:
-        return msgspec.json.decode(text, type=kind)
+        return decoder.decode(text)
     except (msgspec.MsgspecError, RecursionError, ValueError) as error:
         raise FormatError(f"a manifest's body has a wrong form: {error}") from error
 
@@ -275,8 +296,25 @@ def _check_layout(layout: Layout) -> None:
             _need(part.number > 0 and part.size_bytes > 0 and part.end_bytes <= disk.size_bytes, "partition")
 
 
+def _node_sizes(layout: Layout) -> dict[str, int]:
+    """The size of every node that a volume may lie on. A name that stands twice is impossible."""
+    parts = [
+        (partition_node(disk.name, part.number), part.size_bytes)
+        for disk in layout.disks
+        for part in (disk.table.partitions if disk.table else ())
+    ]
+    upper = [(volume.node, volume.size_bytes) for group in layout.groups for volume in group.volumes]
+    upper += [(disk.name, disk.size_bytes) for disk in layout.disks]
+    upper += [(array.name, array.size_bytes) for array in layout.arrays]
+    upper += [(crypt.name, crypt.size_bytes) for crypt in layout.crypts]
+    found = dict(parts + upper)
+    _need(len(found) == len(parts) + len(upper), "layout (two nodes of one name)")
+    _need(all(_VOLUME_NAME.fullmatch(name) for name in found), "node name")
+    return found
+
+
 def _check_volumes(manifest: Manifest) -> None:
-    disks = {disk.name: disk for disk in manifest.layout.disks}
+    sizes = _node_sizes(manifest.layout)
     ids = {volume.id for volume in manifest.volumes}
     names = {volume.spec.name for volume in manifest.volumes}
     _need(len(ids) == len(names) == len(manifest.volumes), "volume list (a name or id stands twice)")
@@ -285,9 +323,11 @@ def _check_volumes(manifest: Manifest) -> None:
         _need(_VOLUME_NAME.fullmatch(spec.name) is not None, "volume name")
         _need(_all_natural(spec) and volume.used_bytes >= 0, "volume numbers")
         _need(0 <= volume.id < 1 << 32 and 0 < spec.size_bytes <= BLOCK_MAX * BLOCK_BYTES, "volume size or id")
-        _need(spec.disk in disks and 0 <= spec.offset_bytes, "volume place")
-        _need(spec.offset_bytes + spec.size_bytes <= disks[spec.disk].size_bytes, "volume place")
+        _need(spec.disk in sizes and 0 <= spec.offset_bytes, "volume place")
+        _need(spec.offset_bytes + spec.size_bytes <= sizes[spec.disk], "volume place")
         _need(volume.method in ("used", "whole", "live"), "volume method")
+        _need(volume.held in _HELD and volume.tracked in _TRACKED, "volume method")
+        _need(0 <= volume.audit_missed <= volume.audited < 1 << 64, "volume numbers")
         _need(
             all(0 <= at and 0 < size and at + size <= spec.size_bytes for at, size in volume.unreadable),
             "unreadable range",

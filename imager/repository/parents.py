@@ -27,6 +27,9 @@ class _Seen(msgspec.Struct):
     digest: str
 
 
+_DECODE_SEEN = msgspec.json.Decoder(_Seen)  # sites are asked by a thread each; see `manifest`
+
+
 def survey(
     repository: Repository, keys: ServerKeys, state: Path, journals: Sequence[Journal], monitor: Monitor
 ) -> SiteState:
@@ -141,7 +144,7 @@ def _seen_path(state: Path, site: str) -> Path:
 
 def _read_seen(state: Path, site: str) -> _Seen | None:
     try:
-        return msgspec.json.decode(_seen_path(state, site).read_bytes(), type=_Seen)
+        return _DECODE_SEEN.decode(_seen_path(state, site).read_bytes())
     except FileNotFoundError:
         return None
     except (OSError, msgspec.MsgspecError):

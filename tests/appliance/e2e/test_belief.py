@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -30,11 +31,12 @@ def _method(server: Server, volume: str) -> str:
     return str(server.show()["by_name"][volume]["method"])
 
 
-def test_a_mounted_filesystem_needs_live(tmp_path: Path) -> None:
-    """Refused with a hint, and with --live imaged whole and marked; the other disk is read by its map all the same."""
+def test_what_cannot_be_held_still_needs_live(tmp_path: Path) -> None:
+    """A disk-image file that is attached and mounted somewhere: refused with a hint, and with --live imaged whole and
+    marked; the other disk is read by its map all the same."""
     one, two = _bare(tmp_path / "one.img", "ext4"), _bare(tmp_path / "two.img", "ext4")
     with loop(one.path) as node, mounted(node, tmp_path / "mnt") as root:
-        server = Server.new(tmp_path / "server", {"one": node, "two": two.path})
+        server = Server.new(tmp_path / "server", {"one": one.path, "two": two.path})
         (root / "file").write_bytes(MARKER * 1000)
         tool("sync", "--file-system", root)
         error = server.fails(40, "image", "--config", server.config)
@@ -43,11 +45,44 @@ def test_a_mounted_filesystem_needs_live(tmp_path: Path) -> None:
         answer = server.image("--live")
         assert answer.status == 0, answer
         assert (_method(server, "one"), _method(server, "two")) == ("live", "used")
-        assert server.show()["by_name"]["one"]["used_bytes"] == SIZES["ext4"] * MIB
         target = blank(tmp_path / "target.img", SIZES["ext4"] * MIB)
         server.restore("--only", "one", to={"one": target})
         assert target.read_bytes() == one.path.read_bytes()
     assert "one" in answer.err and "live" not in _method(server, "two")
+
+
+def test_a_mounted_filesystem_is_frozen_while_it_is_copied(tmp_path: Path) -> None:
+    """It is written to all the time, and its image is one that was unmounted nowhere and is clean all the same."""
+    disk = _bare(tmp_path / "one.img", "ext4")
+    with loop(disk.path) as node, mounted(node, tmp_path / "mnt") as root:
+        server = Server.new(tmp_path / "server", {"one": node})
+        stop = threading.Event()
+        writer = threading.Thread(target=_write_on, args=(root, stop))
+        writer.start()
+        try:
+            taken = server.taken()
+        finally:
+            stop.set()
+            writer.join(30)
+        assert not writer.is_alive()  # nothing is frozen any more
+        assert _method(server, "one") == "used"
+        (root / "after").write_bytes(MARKER)
+    server.ok("export", taken, "one", "-o", tmp_path / "out.img", *server.unlock)
+    tool("e2fsck", "-fn", tmp_path / "out.img")
+    with loop(tmp_path / "out.img", read_only=True) as node, mounted(node, tmp_path / "out", "ro,noload") as root:
+        found = sorted(root.glob("busy *"))
+        assert found and all(path.read_bytes() == bytes([7]) * 5000 for path in found[:-1])
+        assert not (root / "after").exists()
+    assert not list((tmp_path / "server").rglob("hold/*"))
+
+
+def _write_on(root: Path, stop: threading.Event) -> None:
+    number = 0
+    while not stop.is_set():
+        with (root / f"busy {number:05}").open("wb") as file:
+            file.write(bytes([7]) * 5000)
+            os.fsync(file.fileno())
+        number = (number + 1) % 500
 
 
 def _while_mounted(kind: str, place: Path) -> Path:
