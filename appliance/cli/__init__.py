@@ -29,7 +29,6 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "restore": ("appliance.cli.restore:restore", "Put an image back onto disks: plan, confirm, write, verify."),
     "layout": ("appliance.cli.layout:layout", "Show this machine's storage stack as an image would record it."),
     "release": ("appliance.cli.release:release", "Let a restored server that was held go on the network."),
-    "release": ("appliance.cli.release:release", "Let a restored server onto the network, and image itself again."),
     "export": ("appliance.cli.restore:export", "Write one volume of an image to a file or a pipe."),
     "mount": ("appliance.cli.mount:mount", "Show an image's volumes as read-only files."),
     "verify": ("appliance.cli.verify:verify", "Prove that every byte at the sites is intact."),
