@@ -39,7 +39,8 @@ def dnsmasq_config(place: Place, tftp: Path) -> str:
     lines = [
         "port=0",
         "keep-in-foreground",
-        "log-facility=-",
+        # stderr is for its last words; of stdout it keeps nothing but this open
+        "log-facility=/dev/stdout",
         "log-dhcp",
         "user=root",
         f"interface={place.interface}",

@@ -46,6 +46,8 @@ def ipxe_script(digests: Digests, url: str, extra: Sequence[str] = ()) -> str:
     return (
         "#!ipxe\n"
         "echo Refloat rescue environment\n"
+        # iPXE before 2020 does not know where its script came from: then it was the boot server's top folder
+        "isset ${cwduri} || set cwduri http://${next-server}/\n"
         f"kernel {url}{KERNEL} initrd={INITRD} {words} || goto failed\n"
         f"initrd --name {INITRD} {url}{INITRD} || goto failed\n"
         "boot || goto failed\n"

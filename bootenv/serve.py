@@ -67,6 +67,7 @@ def serve(
         if dnsmasq is None:
             threading.Event().wait()
         else:
-            dnsmasq.stdout.read()  # it prints nothing there: this returns when it ends
+            for line in dnsmasq.stdout:  # ends when dnsmasq does
+                monitor.step(line.decode("utf-8", "replace").rstrip())
             dnsmasq.finish(timeout=10)
             raise ConfigError("dnsmasq has ended", hint="start it again")
