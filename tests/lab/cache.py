@@ -17,6 +17,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.lab.tools import GuestCrash
+
 #: How many versions of an artifact stay, the one in use included.
 KEPT = 2
 
@@ -91,7 +93,14 @@ class Cache:
                 shutil.rmtree(stale)
         draft.mkdir()
         self.draft = draft
-        build(draft)
+        try:
+            build(draft)
+        except GuestCrash as error:
+            self.said(f"{made.name}: {error}\n    once more, from the start")
+            shutil.rmtree(draft)
+            draft.mkdir()
+            build(draft)
+            note(draft, once_more=str(error))
         (draft / "needs.json").write_text(json.dumps([each.path.name for each in needs]))
         os.sync()
         draft.rename(made.path)

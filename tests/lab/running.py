@@ -17,10 +17,11 @@ from tests.lab.machine import OVMF, Machine, command_line
 from tests.lab.network import Network
 from tests.lab.qmp import Qmp
 from tests.lab.ssh import Ssh
-from tests.lab.tools import LabError, background, end
+from tests.lab.tools import GuestCrash, LabError, background, end
 
 #: How long a guest may take to do something simple under emulation on a busy machine, in seconds.
 PATIENCE = 240
+CRASH = "Kernel panic - not syncing: Fatal exception"
 
 
 class Running:
@@ -47,6 +48,7 @@ class Running:
         until = time.monotonic() + patience
         while True:
             alive, text = self.alive, self.serial
+            self._look_for_crash(text)
             if found := re.search(pattern, text):
                 return found
             if unless and (bad := re.search(unless, text)):
@@ -62,6 +64,7 @@ class Running:
         ssh = Ssh(self.net, address, key, known_hosts)
         until = time.monotonic() + patience
         while (refusal := ssh.probe()) is not None:
+            self._look_for_crash(self.serial)
             if not self.alive:
                 raise LabError(f"{self.machine.name} ended before it answered{self._tail()}")
             if "HOST IDENTIFICATION HAS CHANGED" in refusal or time.monotonic() > until:
@@ -96,6 +99,10 @@ class Running:
         self._process.kill()
         self._process.wait()
 
+    def _look_for_crash(self, text: str) -> None:
+        if CRASH in text:
+            raise GuestCrash(f"{self.machine.name}'s kernel crashed{self._tail()}")
+
     def _tail(self) -> str:
         with contextlib.suppress(LabError, OSError):
             self.screenshot("failed")
@@ -116,7 +123,12 @@ def started(machine: Machine, folder: Path, net: Network, accelerator: str = "tc
             argv = net.inside(*command_line(machine, folder, Path(place, "qmp"), taps, accelerator))
             with background(*argv, log=folder / "qemu.log") as process:
                 with contextlib.closing(_running(machine, folder, net, process, Path(place, "qmp"))) as running:
-                    yield running
+                    try:
+                        yield running
+                    except (LabError, subprocess.TimeoutExpired) as error:
+                        if CRASH in running.serial:
+                            raise GuestCrash(f"{machine.name}'s kernel crashed: {error}") from error
+                        raise
     finally:
         for tap in taps:
             net.drop(tap)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.lab.cache import Cache, digest_of_files, note
+from tests.lab.tools import GuestCrash
 
 
 def quiet(root: Path) -> Cache:
@@ -42,6 +43,26 @@ def test_a_failed_build_is_not_there_and_is_tried_again(tmp_path: Path) -> None:
     made = cache.get("a", [], lambda folder: note(folder, whole=True))
     assert made.facts == {"whole": True}
     assert not (made.path / "half").exists()
+
+
+def test_a_guest_that_crashed_is_tried_once_more_and_it_is_noted(tmp_path: Path) -> None:
+    tried: list[Path] = []
+
+    def crash(folder: Path) -> None:
+        tried.append(folder)
+        (folder / "half").touch()
+        raise GuestCrash("it crashed")
+
+    def crash_once(folder: Path) -> None:
+        if len(tried) == 2:
+            tried.append(folder)
+            raise GuestCrash("it crashed")
+
+    cache = quiet(tmp_path)
+    with pytest.raises(GuestCrash):
+        cache.get("a", [], crash)
+    assert len(tried) == 2
+    assert cache.get("a", [], crash_once).facts == {"once_more": "it crashed"}
 
 
 def test_two_builders_at_once_build_once(tmp_path: Path) -> None:

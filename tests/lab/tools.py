@@ -15,6 +15,14 @@ class LabError(Exception):
     """The lab itself, or what it proves, failed; the message says what."""
 
 
+class GuestCrash(LabError):
+    """A guest's kernel crashed in the middle of itself.
+
+    Under multi-threaded TCG this happens to sound kernels, rarely, when one processor runs the code that another is
+    patching (static keys, `text_poke`); seen with Debian's 6.12 and QEMU 7.2. Nothing a guest's programs do causes it.
+    """
+
+
 def tool(*argv: Word, stdin: bytes | None = None, timeout: float = 900, env: Mapping[str, str] | None = None) -> str:
     """Run to the end and give stdout; raises LabError with the end of what it printed when it fails."""
     words = [str(each) for each in argv]
