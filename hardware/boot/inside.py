@@ -196,11 +196,17 @@ class Root:
             os.fsync(parent)
 
     def make_folder(self, path: str, mode: int = 0o755) -> None:
-        """Make a folder and what is missing above it."""
+        """Make a folder and what is missing above it. Raises WriteError, also for a symlink to nothing."""
         if self.read_only or self.exists(path):
             return
         above, name = os.path.split(path.rstrip("/"))
         self.make_folder(above)
+        try:
+            self._make_folder(above, name, mode)
+        except OSError as error:
+            raise WriteError(f"{path} in the restored system cannot be made: {error.strerror}", path=path) from error
+
+    def _make_folder(self, above: str, name: str, mode: int) -> None:
         with self._opened(above, os.O_RDONLY | os.O_DIRECTORY) as parent:
             os.mkdir(name, mode, dir_fd=parent)
             with contextlib.suppress(OSError):

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 
-from core.errors import RefloatError
 from core.layout import partition_node
 from hardware.boot import bios, grubcfg, uefi
 from hardware.boot.devices import is_device, kernel_basename
@@ -24,17 +23,14 @@ _OURS = "/boot/grub/grub.cfg"
 
 
 def see_to_loader(job: Job) -> None:
-    """Install and check. What fails is a check that is not ok; nothing is raised but for bugs."""
-    try:
-        if job.request.firmware == "uefi":
-            _uefi(job)
-        else:
-            _need_menu(job)
-            bios.install(job.root, job.request.disks, job.report, job.runner)
-            bios.check(job.root, job.request.disks, job.report)
-            check_menu(job, _OURS)
-    except (RefloatError, OSError) as error:
-        job.report.check("loader", False, str(error))
+    """Install and check. Raises RefloatError or OSError where it could not even try."""
+    if job.request.firmware == "uefi":
+        _uefi(job)
+        return
+    _need_menu(job)
+    bios.install(job.root, job.request.disks, job.report, job.runner)
+    bios.check(job.root, job.request.disks, job.report)
+    check_menu(job, _OURS)
 
 
 def _uefi(job: Job) -> None:

@@ -6,11 +6,13 @@ again after any interruption. Imports `core` and everything else in `hardware.bo
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+from core.errors import RefloatError
 from core.monitor import Monitor
 from core.run import Runner
 from hardware.boot.clone import check_name, make_clone
@@ -76,21 +78,44 @@ def _by_kernel_name(request: BootRequest, seen: Sequence[Now], report: BootRepor
 
 
 def _repair(job: Job) -> None:
-    request, report = job.request, job.report
-    job.monitor.step("correct what names the old disks and network cards")
-    correct_files(job)
-    links = correct_network(job.root, job.nics, request.interfaces_before, report, clone=request.clone_as is not None)
-    lost = [card.name for card in request.interfaces_before if card.addresses and card.mac]
-    lost = [card.name for card in request.interfaces_before if card.name in lost and card.mac.lower() not in job.nics]
-    report.warnings += [f"no network card here takes the place of {name}" for name in lost]
+    """The steps in order. One that fails is a check that is not ok, and the next are tried all the same: half a repair
+    is more than none, and the report says which half."""
+    request, links = job.request, dict[str, bytes]()
+    with _step(job, "files that name the old disks"):
+        correct_files(job)
+    with _step(job, "network"):
+        links = _see_to_network(job)
     if request.clone_as is not None:
-        make_clone(job.root, request.clone_as, report)
+        with _step(job, "a name and keys of its own"):
+            make_clone(job.root, request.clone_as, job.report)
     if request.hold_network:
-        hold_network(job.root, report)
+        with _step(job, "holding the network"):
+            hold_network(job.root, job.report)
     if request.hold_network or request.clone_as is not None:
-        hold_timers(job.root, report)
-    job.monitor.step("see to drivers")
-    see_to_drivers(job, links)
-    job.monitor.step("install the loader")
-    see_to_loader(job)
-    check_fstab(job)
+        with _step(job, "holding Refloat's timers"):
+            hold_timers(job.root, job.report)
+    with _step(job, "drivers"):
+        see_to_drivers(job, links)
+    with _step(job, "loader"):
+        see_to_loader(job)
+    with _step(job, "fstab"):
+        check_fstab(job)
+
+
+@contextlib.contextmanager
+def _step(job: Job, name: str) -> Iterator[None]:
+    job.monitor.step(f"make bootable: {name}")
+    try:
+        yield
+    except (RefloatError, OSError) as error:
+        job.report.check(name, False, str(error))
+
+
+def _see_to_network(job: Job) -> dict[str, bytes]:
+    cards = job.request.interfaces_before
+    job.report.warnings += [
+        f"no network card here takes the place of {card.name}"
+        for card in cards
+        if card.addresses and card.mac and card.mac.lower() not in job.nics
+    ]
+    return correct_network(job.root, job.nics, cards, job.report, clone=job.request.clone_as is not None)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from core.errors import TargetError
+from core.errors import TargetError, WriteError
 from hardware.boot.inside import BEFORE, Root
 
 
@@ -100,3 +100,10 @@ def test_the_running_system_is_a_root_too() -> None:
     with Root("/", read_only=True) as root:
         assert root.real("/proc/version") == "/proc/version" == root.outside("/proc/version")
         assert root.outside("/") == "/"
+
+
+def test_a_folder_that_is_a_link_to_nothing_is_told(tree: Path) -> None:
+    (tree / "etc/netplan").symlink_to(tree.parent)
+    with Root(str(tree)) as root, pytest.raises(WriteError):
+        root.write("/etc/netplan/a.yaml", "x")
+    assert sorted(path.name for path in tree.parent.iterdir()) == ["secret", "server"]
