@@ -21,6 +21,8 @@ PACKAGES: dict[str, tuple[str, ...]] = {
     "system": ("systemd-sysv", "systemd-resolved", "dbus", "ca-certificates", "util-linux-extra", "kbd"),
     "storage stacks": ("lvm2", "thin-provisioning-tools", "mdadm", "cryptsetup-bin", "multipath-tools", "dmsetup"),
     "filesystems": ("e2fsprogs", "xfsprogs", "btrfs-progs", "dosfstools", "ntfs-3g", "partclone", "fuse3"),
+    # for looking into a restored server's initrd, and adding to it
+    "archives": ("lz4", "xz-utils"),
     "tables": ("fdisk", "gdisk", "parted"),
     # loaders for both firmwares, also of servers that had only one; the signed ones for Secure Boot
     "loaders": (
