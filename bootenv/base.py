@@ -135,6 +135,7 @@ def _bootstrap(root: Path, runner: Runner, monitor: Monitor) -> None:
     # no initrd while packages go in: it is made once, at the end, with hooks of ours only
     argv += ["--essential-hook=mkdir -p $1/etc/initramfs-tools && echo update_initramfs=no"
              " > $1/etc/initramfs-tools/update-initramfs.conf"]  # fmt: skip
+    argv += ["--dpkgopt=force-confold"]  # that file is there before its package
     argv += [f"--include={','.join(recipe.packages())}", recipe.SUITE, str(root)]
     runner.run(argv, purpose="install the rescue environment's Debian", timeout=3600)
 
