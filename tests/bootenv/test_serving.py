@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from bootenv.addresses import Port
 from bootenv.cpio import Entry, archive
 from bootenv.dnsmasq import Place, dnsmasq_config
 from bootenv.fileserver import FileServer, byte_range
+from bootenv.live.clock import correct_clock, read_clock
 from bootenv.script import Digests, chain_script, ipxe_script
 from bootenv.serve import choose_place
 from core.errors import ConfigError
@@ -75,6 +77,16 @@ def test_the_kernel_line_says_what_uefi_and_the_initrd_need() -> None:
     assert {"initrd=initrd.img", "boot=refloat", "refloat.url=http://192.0.2.1:8080/"} <= set(words)
     assert f"refloat.digest={'a' * 64},{'b' * 64}" in words
     assert "chain http://192.0.2.1:8080/boot.ipxe" in chain_script("http://192.0.2.1:8080/")
+
+
+@pytest.mark.block
+def test_the_boot_server_s_clock_is_read_and_followed(server: FileServer) -> None:
+    url = f"http://127.0.0.1:{server.server_port}/no-such-file"
+    reading = read_clock(url, now=lambda: time.time() - 86400)
+    assert reading is not None and abs(reading.ahead_seconds - 86400) < 5
+    moved: list[float] = []
+    assert correct_clock([url, "file:///srv", ""], moved.append) == (1, 0.0) and moved == []
+    assert read_clock("http://127.0.0.1:1/", timeout=2) is None
 
 
 @pytest.mark.parametrize(
