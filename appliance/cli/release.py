@@ -1,6 +1,6 @@
 """`refloat release`: a restored server that was held may use its network and its timers again.
 
-May import `appliance`, `hardware`, `core`.
+May import `appliance`, `hardware`, `imager`, `core`.
 """
 
 from __future__ import annotations
@@ -11,11 +11,13 @@ from appliance.cli.common import Context, command
 from core.run import SystemRunner
 from hardware.boot.hold import release as let_go
 from hardware.boot.inside import Root
+from imager.repository.parents import adopt as take_over
 
 
 @click.command()
 @command()
-def release(context: Context) -> None:
+@click.option("--adopt", is_flag=True, help="Go on from the newest image at the sites, although it was not made here.")
+def release(context: Context, adopt: bool) -> None:
     """Run on a restored server, once it is certain that the old one will not come back.
 
     After a restore Refloat's timers are off, so that two servers never write one history; with --hold-network the
@@ -23,11 +25,14 @@ def release(context: Context) -> None:
 
     \b
     refloat release
+    refloat release --adopt              restored from an older image than the newest
     """
     runner = SystemRunner()
+    if adopt:
+        take_over(context.config.state_path)
     units = let_go(Root("/"))
     if not units:
-        context.emit({"released": []}, "this server is not held")
+        context.emit({"released": []}, "the next image goes on from the newest" if adopt else "this server is not held")
         return
     runner.run(["systemctl", "daemon-reload"], purpose="tell systemd of the release")
     started = []

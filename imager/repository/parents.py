@@ -27,6 +27,10 @@ class _Seen(msgspec.Struct):
     digest: str
 
 
+_DECODE_ATTEMPTS = msgspec.json.Decoder(list[str])
+_ATTEMPTS_KEPT = 32
+#: A file in the state folder: see `adopt`.
+ADOPT = "adopt"
 _DECODE_SEEN = msgspec.json.Decoder(_Seen)  # sites are asked by a thread each; see `manifest`
 
 
@@ -36,7 +40,7 @@ def survey(
     """Ask a site what it has. Damage and loss there only make the next image larger.
 
     SiteError when it cannot be asked, or is empty although this server committed there: a mount that is missing looks
-    like that. TrustError when its prefix belongs to another server of the same name.
+    like that. TrustError when its prefix belongs to another server of the same name, or another server uses these keys.
     """
     site = repository.site.name
     names = [row.image for row in repository.images()]
@@ -52,6 +56,8 @@ def survey(
             f"{names[-1]}; it was rolled back or lost images"
         )
     parent, lost = _newest_usable(repository, keys, names, seen, monitor)
+    if parent is not None and seen is not None:
+        _refuse_another_writer(parent.manifest.image, seen.image, site, state)
     _check_card(repository, keys, monitor, known=parent is not None or seen is not None)
     found: list[tuple[Journal, frozenset[str]]] = []
     for journal in journals:
@@ -136,6 +142,36 @@ def remember_commit(state: Path, site: str, image: str, digest: str) -> None:
     for torn in folder.glob(f".{site}.json.*.new"):  # of a run that was killed here
         torn.unlink(missing_ok=True)
     replace(_seen_path(state, site), msgspec.json.encode(_Seen(image, digest)))
+
+
+def remember_attempt(state: Path, image: str) -> None:
+    """Note the name of an image before anything is frozen: the note is then in the image itself, so that a server
+    restored from it knows the image for its own; and a run that was killed after its commit does, too."""
+    tried = [*_attempts(state), image][-_ATTEMPTS_KEPT:]
+    replace(state / "attempts.json", msgspec.json.encode(tried))
+    (state / ADOPT).unlink(missing_ok=True)
+
+
+def adopt(state: Path) -> None:
+    """The next run goes on from whatever is newest at the sites: this server was restored, the old one is gone."""
+    replace(state / ADOPT, b"")
+
+
+def _refuse_another_writer(newest: str, seen: str, site: str, state: Path) -> None:
+    """Images that this server's keys signed and this server did not make: a clone, or the old server still running."""
+    if newest > seen and newest not in _attempts(state) and not (state / ADOPT).exists():
+        raise TrustError(
+            f"image {newest} at site {site} was made with this server's keys, but not by this server",
+            hint="is the old server, or a clone, still running? Two must not write one history: stop it. If this server "
+            "was restored from an older image: refloat release --adopt",
+        )
+
+
+def _attempts(state: Path) -> list[str]:
+    try:
+        return _DECODE_ATTEMPTS.decode((state / "attempts.json").read_bytes())
+    except (OSError, msgspec.MsgspecError):
+        return []
 
 
 def _seen_path(state: Path, site: str) -> Path:

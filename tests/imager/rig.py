@@ -16,7 +16,7 @@ from core.run import SystemRunner
 from imager.keys import Identities, ServerKeys
 from imager.repository.capture import Capture, Request, SiteResult
 from imager.repository.journal import load_journals
-from imager.repository.parents import next_image_name, remember_commit, survey, sweep_cache
+from imager.repository.parents import next_image_name, remember_attempt, remember_commit, survey, sweep_cache
 from imager.repository.reader import OpenImage
 from imager.repository.restore import Restore, VolumeReport, VolumeTarget
 from imager.repository.store import Repository
@@ -84,10 +84,11 @@ class Rig:
             path.unlink()
         states = [survey(self.repository(site), self.keys, self.state, journals, monitor) for site in chosen]
         sweep_cache(self.cache, states)
-        layout = self.layout(disks)
+        layout, image = self.layout(disks), next_image_name(states, now)
+        remember_attempt(self.state, image)
         request = Request(
             keys=self.keys, recipients=(self.recipient,), layout=layout, sources=sources or self.sources(layout),
-            image=next_image_name(states, now), taken_at=now, state=self.state, pack_bytes=self.pack_bytes,
+            image=image, taken_at=now, state=self.state, pack_bytes=self.pack_bytes,
             level=1, threads=2,
         )  # fmt: skip
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 from datetime import timedelta
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from core.errors import (
 )
 from imager.keys import Identities, ServerKeys
 from imager.repository import feed
+from imager.repository.parents import adopt
 from imager.repository.store import Repository
 from imager.sites.fault import Fault, Rule, What
 from imager.sites.memory import MemorySite
@@ -332,3 +334,34 @@ def test_a_second_server_of_the_same_name_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TrustError) as caught:
         twin.image(now=EPOCH + timedelta(days=1))
     assert caught.value.hint and len(rig.images(rig.sites[0])) == 1
+
+
+def test_two_machines_with_one_servers_keys_do_not_write_one_history(tmp_path: Path) -> None:
+    """The old server and the one restored from its image: whoever comes second is told, and nothing is written."""
+    rig = Rig(tmp_path)
+    rig.disk().write_bytes(os.urandom(MIB))
+    rig.image()
+    shutil.copytree(tmp_path / "state", tmp_path / "restored" / "state")
+    twin = Rig(tmp_path / "restored", sites=rig.sites)
+    twin.disk().write_bytes(rig.disk().read_bytes())
+    twin.image(now=EPOCH + timedelta(days=1))
+    with pytest.raises(TrustError) as caught:
+        rig.image(now=EPOCH + timedelta(days=2))
+    assert "not by this server" in caught.value.message and len(rig.images(rig.sites[0])) == 2
+    adopt(rig.state)
+    rig.image(now=EPOCH + timedelta(days=2))
+    assert len(rig.images(rig.sites[0])) == 3
+    with pytest.raises(TrustError):
+        twin.image(now=EPOCH + timedelta(days=3))
+
+
+def test_a_run_that_was_killed_after_its_commit_knows_its_image(tmp_path: Path) -> None:
+    rig = Rig(tmp_path)
+    rig.disk().write_bytes(os.urandom(MIB))
+    rig.image()
+    before = {path: path.read_bytes() for path in (rig.state / "sites").iterdir()}
+    rig.image(now=EPOCH + timedelta(days=1))
+    for path, data in before.items():
+        path.write_bytes(data)
+    rig.image(now=EPOCH + timedelta(days=2))
+    assert len(rig.images(rig.sites[0])) == 3
