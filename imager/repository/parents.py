@@ -162,8 +162,8 @@ def _refuse_another_writer(newest: str, seen: str, site: str, state: Path) -> No
     if newest > seen and newest not in _attempts(state) and not (state / ADOPT).exists():
         raise TrustError(
             f"image {newest} at site {site} was made with this server's keys, but not by this server",
-            hint="is the old server, or a clone, still running? Two must not write one history: stop it. If this server "
-            "was restored from an older image: refloat release --adopt",
+            hint="is the old server, or a clone, still running? Two must not write one history: stop it. If this "
+            "server was restored from an older image: refloat release --adopt",
         )
 
 
