@@ -39,6 +39,9 @@ class ImageConfig(msgspec.Struct, frozen=True, kw_only=True):
     freeze_seconds: int = 60
     hooks: str = "/etc/refloat/hooks"
     hook_seconds: int = 60
+    tracking: bool = True
+    keep_snapshot: bool = False
+    audit: int = 1
 
 
 class SiteConfig(msgspec.Struct, frozen=True, kw_only=True):

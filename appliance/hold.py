@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from appliance.contents import content_in, with_contents
+from appliance.tracking import Tracking
 from core.errors import SourceError
 from core.layout import Content, Crypt, Layout, LvKind, VolumeRole, VolumeSpec, volumes_of
 from core.monitor import Monitor
@@ -23,6 +24,7 @@ from hardware.read import DiskSource, Place, node_places
 from hardware.uses import uses_of
 from hardware.volume import volume_device
 from imager.hold import crypts, lvm
+from imager.hold.bases import Tracked
 from imager.hold.copies import agreed_copy, empty_folder, frozen_copy
 from imager.hold.decide import Decision, Facts, How, Lv, decide
 from imager.hold.mounts import freezing_is_safe
@@ -65,6 +67,7 @@ def holding(
     live: bool,
     own: Sequence[str],
     copies: Path,
+    tracking: Tracking,
     runner: Runner,
     monitor: Monitor,
 ) -> Iterator[Held]:
@@ -92,8 +95,10 @@ def holding(
                 paths[each.facts.spec.name] = stack.enter_context(_opened(each, taken, terms.image, runner))
         fresh = with_contents(layout, _contents(decisions, paths, runner))
         specs = {spec.name: spec for spec in volumes_of(fresh)}
+        tracked = _tracked(decisions, taken, tracking, terms, runner)
         sources = tuple(
-            _source(each, specs[each.facts.spec.name], paths, doubts, sector_bytes, stack, runner) for each in decisions
+            _source(each, specs[each.facts.spec.name], paths, doubts, tracked, sector_bytes, stack, runner)
+            for each in decisions
         )
         most = {each.name: largest.get(f"{each.group}/{each.origin}", 0) for each in taken.snapshots.values()}
         watch = Watch(list(taken.snapshots.values()), most, runner)
@@ -168,7 +173,7 @@ def _copied(decision: Decision, folder: Path, limit: float) -> contextlib.Abstra
 
 
 def _snapshots(decisions: Sequence[Decision], terms: Terms, stack: contextlib.ExitStack, runner: Runner) -> Taken:
-    """The window; whatever it leaves of this image is removed with the stack, but what `Keep` was told."""
+    """The window; whatever it leaves of this image is removed with the stack, but what is in `terms.kept`."""
     if any(each.how in (How.THICK, How.THIN) for each in decisions):
         stack.callback(_remove_all, terms, runner)
     return take_snapshots(decisions, terms, runner)
@@ -190,6 +195,18 @@ def _opened(decision: Decision, taken: Taken, image: str, runner: Runner) -> Ite
         return
     with crypts.opened(path, decision.facts.crypt, image, runner) as inside:
         yield inside
+
+
+def _tracked(
+    decisions: Sequence[Decision], taken: Taken, tracking: Tracking, terms: Terms, runner: Runner
+) -> dict[str, Tracked]:
+    """By volume, what is known to have changed in it."""
+    ours = lvm.our_snapshots(terms.server_id, runner) if taken.snapshots else []
+    return {
+        each.facts.spec.name: tracking.look(each.facts, taken.snapshots[each.facts.spec.name], ours, runner)
+        for each in decisions
+        if each.facts.spec.name in taken.snapshots
+    }
 
 
 def _doubts(before: Sequence[Decision], after: Sequence[Facts]) -> dict[str, str]:
@@ -232,6 +249,7 @@ def _source(
     spec: VolumeSpec,
     paths: Mapping[str, str],
     doubts: Mapping[str, str],
+    tracked: Mapping[str, Tracked],
     sector_bytes: Mapping[str, int | None],
     stack: contextlib.ExitStack,
     runner: Runner,
@@ -239,7 +257,11 @@ def _source(
     facts, path = decision.facts, paths.get(spec.name)
     if path is not None:
         frozen = bool(facts.mounts) and facts.writable and decision.how is not How.AGREED
-        return Source(spec, path, 0, lambda: path, held=decision.how, frozen=frozen, doubt=doubts.get(spec.name, ""))
+        found = tracked.get(spec.name, Tracked(None))
+        return Source(
+            spec, path, 0, lambda: path, held=decision.how, frozen=frozen, doubt=doubts.get(spec.name, ""),
+            changed=found.changes, tracked_by=found.by,
+        )  # fmt: skip
     live = decision.how is How.LIVE
     map_path = None
     if not live and spec.content.type in PROGRAMS:

@@ -10,6 +10,7 @@ import fcntl
 import os
 import threading
 import time
+from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -17,6 +18,7 @@ from pathlib import Path
 
 from appliance.config import Config, SiteConfig
 from appliance.hold import holding, sweep_snapshots
+from appliance.tracking import Tracking
 from core.errors import (
     ConfigError,
     DamagedError,
@@ -39,7 +41,7 @@ from imager.repository.capture import Capture, Request, SiteResult
 from imager.repository.journal import Journal, load_journals
 from imager.repository.lineage import SiteState
 from imager.repository.manifest import NOTE_MAX, Volume
-from imager.repository.parents import next_image_name, remember_commit, survey, sweep_cache
+from imager.repository.parents import next_image_name, remember_attempt, remember_commit, survey, sweep_cache
 from imager.repository.store import Repository
 from imager.sites import open_site
 from imager.sites.base import Site
@@ -66,7 +68,8 @@ class ImageOptions:
 
 @dataclass
 class ImageOutcome:
-    """What came of it; `parent` is the newest parent among the sites'. `state` as in the manifest."""
+    """What came of it; `parent` is the newest parent among the sites'. `state` as in the manifest. `window_seconds`:
+    how long filesystems stood still; `why_not`: by volume, why what changed in it was not known."""
 
     server: str
     image: str
@@ -76,6 +79,7 @@ class ImageOutcome:
     warnings: list[str] = field(default_factory=list)
     volumes: list[Volume] = field(default_factory=list)
     window_seconds: float = 0.0
+    why_not: dict[str, str] = field(default_factory=dict)
 
     def raise_for_status(self) -> None:
         """The error that decides the exit code: no site, some sites, or a damaged source."""
@@ -117,7 +121,8 @@ def _take(config: Config, keys: ServerKeys, options: ImageOptions, runner: Runne
         raise ConfigError(
             "no disk to image is named", hint='add [[disk]] path = "/dev/…" to the configuration, or --disk PATH'
         )
-    removed = sweep_snapshots(keys.server_id, frozenset(), runner)
+    tracking = Tracking(state / "tracking", config.image.tracking, config.image.keep_snapshot)
+    removed = sweep_snapshots(keys.server_id, tracking.uuids, runner)
     if removed:
         monitor.step(f"removed snapshots of a run that did not end: {', '.join(removed)}")
     layout = read_layout(disks, runner, firmware_mode())
@@ -142,22 +147,27 @@ def _take(config: Config, keys: ServerKeys, options: ImageOptions, runner: Runne
     sweep_cache(cache, states)
     now = datetime.now(UTC)
     outcome.image = next_image_name(states, now)
+    remember_attempt(state, outcome.image)
     terms = Terms(
         outcome.image, keys.server_id, config.image.snapshot_share, config.image.freeze_seconds,
-        Hooks(config.image.hooks, config.image.hook_seconds),
+        Hooks(config.image.hooks, config.image.hook_seconds), keeps_thick=config.image.keep_snapshot,
     )  # fmt: skip
+    tracking.states, outcome.why_not = states, tracking.why_not
     with holding(
         layout, disks, terms, live=options.live or config.image.live, own=_own(config), copies=state / "hold",
-        runner=runner, monitor=monitor,
+        tracking=tracking, runner=runner, monitor=monitor,
     ) as held:  # fmt: skip
         request = Request(
             keys=keys, recipients=config.recipients, layout=held.layout, sources=held.sources, image=outcome.image,
             taken_at=now, state=state, note=options.note, level=config.image.level, threads=config.image.threads,
             pack_bytes=config.image.pack_size, bandwidth=config.image.bandwidth, whole=options.whole,
-            check=held.watch.check, frozen_ms=round(held.seconds * 1000),
+            check=held.watch.check, frozen_ms=round(held.seconds * 1000), audit_share=config.image.audit / 1000,
         )  # fmt: skip
         outcome.window_seconds = held.seconds
-        done, outcome.volumes = _run_until_all_had_their_turn(request, states, runner, monitor)
+        done, outcome.volumes, zeros = _run_until_all_had_their_turn(request, states, runner, monitor)
+        configured = [each.name for each in config.sites]
+        terms.kept.update(tracking.conclude(outcome.image, done, outcome.volumes, zeros, configured))
+    sweep_snapshots(keys.server_id, tracking.uuids, runner)
     outcome.sites.extend(done)
     _conclude(outcome, state, monitor)
     return outcome
@@ -205,7 +215,7 @@ def _must_be_apart(states: Sequence[SiteState]) -> None:
 
 def _run_until_all_had_their_turn(
     request: Request, states: Sequence[SiteState], runner: Runner, monitor: Monitor
-) -> tuple[list[SiteResult], list[Volume]]:
+) -> tuple[list[SiteResult], list[Volume], dict[str, array[int]]]:
     """The pass for all, then one alone for each site that lagged behind it: what is durable there counts."""
     capture = Capture(request, states, runner, monitor)
     results = capture.run()
@@ -225,7 +235,7 @@ def _run_until_all_had_their_turn(
         result.stored_bytes += late.stored_bytes
         finished.append(result)
     order = [state.name for state in states]
-    return sorted(finished, key=lambda each: order.index(each.name)), capture.volumes
+    return sorted(finished, key=lambda each: order.index(each.name)), capture.volumes, capture.zeros
 
 
 def _conclude(outcome: ImageOutcome, state: Path, monitor: Monitor) -> None:

@@ -108,6 +108,12 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("image", "hooks", Kind.TEXT, "/etc/refloat/hooks", "Folder of the hooks: executables in `pre-freeze.d` and "
             "`post-thaw.d`.", '"/etc/refloat/hooks"', pattern=r"/.*"),
     Setting("image", "hook_seconds", Kind.INTEGER, 60, "How long each hook may take.", "60", low=1, high=3600),
+    Setting("image", "tracking", Kind.BOOLEAN, True, "Keep a thin snapshot between images, so that only what changed "
+            "is read.", "true"),
+    Setting("image", "keep_snapshot", Kind.BOOLEAN, False, "Keep thick snapshots between images too; each then takes "
+            "half of snapshot_share, and writes cost more all day.", "false"),
+    Setting("image", "audit", Kind.INTEGER, 1, "Of a thousand blocks that tracking calls unchanged, how many are read "
+            "all the same (64 at least).", "1", high=1000),
     Setting("site", "name", Kind.TEXT, None, "Name of the site, in messages and in the recovery kit.",
             '"falkenstein"', pattern=NAME_PATTERN),
     Setting("site", "country", Kind.TEXT, None, "Country it stands in (ISO 3166-1 alpha-2).",

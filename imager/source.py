@@ -35,7 +35,7 @@ class Source:
     once; None: there is none). `live`: it is mounted and not frozen. `held` tells how it stands still (a word for the
     manifest). `frozen`: its filesystem was frozen by us or by LVM when these bytes were taken, so that its map is true
     although its log is not marked clean. `doubt`: why its map is not to be believed, when somebody knows.
-    `changed` are the blocks that change tracking says may differ from every parent, ascending (None: not tracked).
+    `changed` are the blocks that change tracking (`tracked_by`) says may differ from any parent; None: all may.
     """
 
     spec: VolumeSpec
@@ -47,6 +47,7 @@ class Source:
     frozen: bool = False
     doubt: str = ""
     changed: Changes | None = None
+    tracked_by: str = ""
 
     @property
     def size_bytes(self) -> int:

@@ -78,7 +78,9 @@ def _as_dict(outcome: ImageOutcome) -> dict[str, object]:
                 "held": each.held,
                 "method": each.method,
                 "used_bytes": each.used_bytes,
+                "read_bytes": each.read_bytes,
                 "tracked": each.tracked,
+                "why_not_tracked": outcome.why_not.get(each.spec.name, ""),
                 "audited": each.audited,
                 "audit_missed": each.audit_missed,
             }

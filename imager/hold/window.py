@@ -32,7 +32,8 @@ _POOL_DATA_MAX, _POOL_METADATA_MAX = 0.95, 0.90
 @dataclass(frozen=True)
 class Terms:
     """How a window is held: `share_percent` of a group's free space for snapshots, `limit_seconds` for the freeze.
-    `kept` collects the UUIDs of snapshots that stay after the run."""
+    `kept` holds the UUIDs of snapshots that stay after the run; with `keeps_thick` there are two of a thick volume at
+    times, and each takes half the share."""
 
     image: str
     server_id: bytes
@@ -40,6 +41,7 @@ class Terms:
     limit_seconds: float
     hooks: Hooks
     kept: set[str] = field(default_factory=set)
+    keeps_thick: bool = False
 
 
 @dataclass
@@ -74,8 +76,16 @@ def check_room(decisions: Sequence[Decision], terms: Terms, runner: Runner) -> d
     rooms = lvm.rooms(runner) if thick else {}
     sizes: dict[str, int] = {}
     for group, volumes in thick.items():
-        room = rooms[group]
-        sizes |= share_out(group, room.free_bytes, room.extent_bytes, volumes, terms.share_percent)
+        room, share, ours = rooms[group], terms.share_percent, 0
+        if terms.keeps_thick:
+            share //= 2
+            ours = sum(
+                each.size_bytes
+                for each in lvm.our_snapshots(terms.server_id, runner)
+                if each.group == group and each.thin_id is None
+            )
+        free = min(room.free_bytes + ours, room.free_bytes * 100 // max(share, 1))
+        sizes |= share_out(group, free, room.extent_bytes, volumes, share)
     return sizes
 
 

@@ -12,6 +12,7 @@ import base64
 import contextlib
 import os
 import sys
+from array import array
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -25,7 +26,9 @@ from core.errors import ObjectMissingError, RefloatError, SiteError
 from core.layout import Layout
 from core.monitor import Monitor, Task
 from core.run import Runner
+from imager.changes import Changes
 from imager.keys import DataKey, ServerKeys, seal_key
+from imager.repository.audit import Audit, audit, is_trusted
 from imager.repository.feed import Feed, Lease, Patience, Pool
 from imager.repository.frames import SEALED_MAX, PackRef
 from imager.repository.journal import JournalWriter
@@ -45,7 +48,7 @@ from imager.repository.manifest import (
 from imager.repository.packs import OVERHEAD, PackBuilder
 from imager.repository.segments import Item, SegmentBuilder, digest_of
 from imager.repository.worker import SealedFrame, SpanResult, Workshop
-from imager.source import Pace, Source, data_extents, reading
+from imager.source import Pace, Reader, Source, data_extents, reading
 from imager.spans import BLOCK_BYTES, Extent, Idle, Span, pieces, stretches
 from imager.usedmap import UsedMap, used_map, why_whole
 
@@ -58,7 +61,8 @@ _SWITCH_SECONDS = 0.0005
 class Request:
     """What to image, and how. `image` is its name (TIME); `sources` belong to `layout`. `check` raises when the sources
     do not hold still any more; it is asked often, and with True once more before anything is committed. `frozen_ms`:
-    how long filesystems stood still for it."""
+    how long filesystems stood still for it. `audit_share` (0 to 1) of the blocks that change tracking calls unchanged
+    are read all the same."""
 
     keys: ServerKeys
     recipients: tuple[str, ...]
@@ -74,6 +78,7 @@ class Request:
     bandwidth: int = 0
     whole: frozenset[str] = frozenset()
     check: Callable[[bool], None] = lambda last: None
+    audit_share: float = 0.001
     frozen_ms: int = 0
 
 
@@ -91,6 +96,9 @@ class SiteResult:
     seconds: float = 0.0
     damaged: bool = False
     error: RefloatError | None = None
+
+
+_Flight = tuple[Span, list[list[Item | None]], Future[SpanResult]] | tuple[Idle, list[Lineage]]
 
 
 @dataclass
@@ -119,6 +127,8 @@ class Capture:
         self._read_bytes = 0
         self._stored = dict.fromkeys(self._feeds, 0)
         self._volumes: list[Volume] = []
+        #: By volume, the blocks that were read, and are zeros only because their free pages are taken as zeros.
+        self.zeros: dict[str, array[int]] = {}
 
     @property
     def volumes(self) -> list[Volume]:
@@ -170,10 +180,12 @@ class Capture:
 
     def _read_volume(self, source: Source, maps: _MapAhead, pool: ThreadPoolExecutor, threads: int, task: Task) -> None:
         volume = self._ids[source.spec.name]
-        flying: deque[tuple[Span, list[list[Item | None]], Future[SpanResult]] | tuple[Idle, list[Lineage]]] = deque()
+        flying: deque[_Flight] = deque()
         used = maps.next(source)
-        used_bytes = 0
+        used_bytes = read_bytes = 0
+        zeros = self.zeros[source.spec.name] = array("Q")
         with reading(source, self._pace) as reader:
+            changes, audited = self._audited(source, volume, reader)
             for piece in _pieces(source, used):
                 if isinstance(piece, Idle):
                     flying.append((piece, [each for each in self._lineages if each.idle_changed(volume, piece)]))
@@ -181,34 +193,53 @@ class Capture:
                 else:
                     used_bytes += len(piece.masks) * BLOCK_BYTES
                     known = [lineage.known(volume, piece) for lineage in self._lineages]
-                    job = pool.submit(self._workshop.process, reader, volume, piece, known)
-                    flying.append((piece, known, job))
+                    for span, parts in unread(piece, known, changes):
+                        read_bytes += len(span.masks) * BLOCK_BYTES
+                        job = pool.submit(self._workshop.process, reader, volume, span, parts)
+                        flying.append((span, parts, job))
+                    task.advance(len(piece.masks) * BLOCK_BYTES)
                 while len(flying) > 4 * threads:
-                    self._land(volume, flying.popleft(), task)
+                    self._land(volume, flying.popleft(), zeros)
                 self._need_a_site()
                 self._request.check(False)
             while flying:
-                self._land(volume, flying.popleft(), task)
+                self._land(volume, flying.popleft(), zeros)
             unreadable = reader.unreadable
-        self._read_bytes += used_bytes
+        self._read_bytes += read_bytes
         method = "live" if source.live else "whole" if used is None else "used"
         self._volumes.append(
             Volume(
-                id=volume,
-                spec=source.spec,
-                method=method,
-                used_bytes=used_bytes,
-                unreadable=unreadable,
-                held=source.held,
+                id=volume, spec=source.spec, method=method, used_bytes=used_bytes, unreadable=unreadable,
+                held=source.held, tracked="" if changes is None else source.tracked_by, read_bytes=read_bytes,
+                audited=audited.read, audit_missed=audited.missed,
             )
-        )
+        )  # fmt: skip
 
-    def _land(
-        self,
-        volume: int,
-        flight: tuple[Span, list[list[Item | None]], Future[SpanResult]] | tuple[Idle, list[Lineage]],
-        task: Task,
-    ) -> None:
+    def _audited(self, source: Source, volume: int, reader: Reader) -> tuple[Changes | None, Audit]:
+        """The changes that may be relied on (None: read everything), after a look whether they can be."""
+        name, changes, result = source.spec.name, source.changed, Audit()
+        if changes is None:
+            return None, result
+        if not all(lineage.can_be_tracked for lineage in self._lineages):
+            self._monitor.step(f"{name} is read in full: a site has packs of a run that was killed")
+            return None, result
+        for lineage in self._lineages:
+            assert lineage.parent is not None  # noqa: S101 - `can_be_tracked` says so
+            before = [each.used_bytes for each in lineage.parent.volumes if each.id == volume]
+            result += audit(
+                reader, volume, lineage.parent_items(volume), changes, expected=sum(before) // BLOCK_BYTES,
+                share=self._request.audit_share, digest_key=self._request.keys.digest_key,
+            )  # fmt: skip
+        if result.missed:
+            self._monitor.warn(
+                f"audit: {result.missed} of {result.read} blocks of {name} that change tracking ({source.tracked_by}) "
+                "calls unchanged have changed; it is not believed, and the volume is read in full. Images since it was "
+                "last read in full may lack changes"
+            )
+            return None, result
+        return changes, result
+
+    def _land(self, volume: int, flight: _Flight, zeros: array[int]) -> None:
         """In order: what became of a piece goes into packs and maps."""
         if len(flight) == 2:
             idle, changed = flight
@@ -218,7 +249,9 @@ class Capture:
             return
         span, known, job = flight
         result = job.result()
-        task.advance(len(span.masks) * BLOCK_BYTES)
+        for index, digest in enumerate(result.digests):
+            if digest is None and span.masks[index]:
+                zeros.append(span.block + index)
         for sealed in result.frames:
             self._store_frame(sealed, volume, span, result)
         for number, lineage in enumerate(self._lineages):
@@ -434,6 +467,25 @@ class _MapAhead:
         """ToolError when any partclone failed after all."""
         for each in self._maps:
             each.finish()
+
+
+def unread(
+    piece: Span, known: list[list[Item | None]], changes: Changes | None
+) -> Iterator[tuple[Span, list[list[Item | None]]]]:
+    """The parts of a span that must be read, with what the lineages have of them: all of it, or, with change tracking,
+    the blocks that changed or that any lineage's parent cannot be trusted for. The others stay what they are."""
+    if changes is None:
+        yield piece, known
+        return
+    start = 0
+    for index in range(len(piece.masks) + 1):
+        if index < len(piece.masks) and not (
+            piece.block + index not in changes and all(is_trusted(items[index], piece.masks[index]) for items in known)
+        ):
+            continue
+        if index > start:
+            yield Span(piece.block + start, piece.masks[start:index]), [items[start:index] for items in known]
+        start = index + 1
 
 
 def _pieces(source: Source, used: UsedMap | None) -> Iterator[Idle | Span]:

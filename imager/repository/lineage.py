@@ -118,6 +118,20 @@ class Lineage:
         layers.extend(journal.items(set(packs)) for journal, packs in self._first.journals)
         return stack(layers)
 
+    def parent_items(self, volume: int) -> Iterator[Item]:
+        """What the parent has of a volume, in order, without regard to what `known` is asked; killed runs do not
+        count. What lay in packs that are gone is left out."""
+        layers = self.parent.layers if self.parent else ()
+        own = [tuple(ref for ref in layer if ref.first[0] <= volume <= ref.last[0]) for layer in layers]
+        for item in stack([self._layer(layer) for layer in own]):
+            if item.volume == volume and not self._is_lost(item):
+                yield item
+
+    @property
+    def can_be_tracked(self) -> bool:
+        """Whether what is known here is what the parent has: with packs of killed runs it is not."""
+        return self.parent is not None and not self._first.journals
+
     def _is_lost(self, item: Item) -> bool:
         pack = item.frame.pack if item.frame is not None else None
         return pack is not None and pack.digest in self._first.lost

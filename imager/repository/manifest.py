@@ -66,8 +66,9 @@ class Volume(_Strict, frozen=True, kw_only=True):
     """One imaged volume. `method` is `used`, `whole` or `live`; `unreadable` lists [offset, length] taken as zeros.
 
     `held` is how it stood still (`offline`, `lvm-thick`, `lvm-thin`, `frozen`, `agreed`, `live`; empty: made by an
-    older agent); `tracked` by what it was known what changed (`thin`, `cow`; empty: all was read), `audited` how many
-    blocks believed unchanged were read all the same, `audit_missed` how many of those had changed.
+    older agent); `tracked` by what it was known what changed (`thin`, `cow`; empty: all was read), `read_bytes` how
+    much was read of it, `audited` how many blocks believed unchanged were read besides, `audit_missed` how many of
+    those had changed (then all was read after all).
     """
 
     id: int
@@ -77,6 +78,7 @@ class Volume(_Strict, frozen=True, kw_only=True):
     unreadable: tuple[tuple[int, int], ...] = ()
     held: str = ""
     tracked: str = ""
+    read_bytes: int = 0
     audited: int = 0
     audit_missed: int = 0
 
@@ -321,7 +323,7 @@ def _check_volumes(manifest: Manifest) -> None:
     for volume in manifest.volumes:
         spec = volume.spec
         _need(_VOLUME_NAME.fullmatch(spec.name) is not None, "volume name")
-        _need(_all_natural(spec) and volume.used_bytes >= 0, "volume numbers")
+        _need(_all_natural(spec) and volume.used_bytes >= 0 <= volume.read_bytes, "volume numbers")
         _need(0 <= volume.id < 1 << 32 and 0 < spec.size_bytes <= BLOCK_MAX * BLOCK_BYTES, "volume size or id")
         _need(spec.disk in sizes and 0 <= spec.offset_bytes, "volume place")
         _need(spec.offset_bytes + spec.size_bytes <= sizes[spec.disk], "volume place")

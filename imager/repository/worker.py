@@ -61,7 +61,7 @@ class Workshop:
         for index, mask in enumerate(span.masks):
             block = view[index * BLOCK_BYTES : (index + 1) * BLOCK_BYTES]
             if mask:
-                _clear(block, mask)
+                clear_pages(block, mask)
             if is_zero(block):
                 digests.append(None)
                 continue
@@ -92,7 +92,8 @@ class Workshop:
         return SealedFrame(need, tuple(places), frame, sealed)
 
 
-def _clear(block: memoryview, mask: int) -> None:
+def clear_pages(block: memoryview, mask: int) -> None:
+    """Set the pages in the mask to zeros."""
     for page in range(PAGES):
         if mask >> page & 1:
             block[page * PAGE_BYTES : (page + 1) * PAGE_BYTES] = _ZERO_PAGE

@@ -51,7 +51,7 @@ def test_defaults_are_of_their_kind_and_in_the_markdown_table() -> None:
         (MINIMAL + "[imag]", "unknown key 'imag'", "did you mean 'image'"),
         (MINIMAL + "[image]\nlevels = 3", "unknown key 'image.levels'", "did you mean 'level'"),
         (MINIMAL + '[[disk]]\npath = "/dev/a"\n[[disk]]\npth = "/dev/b"', "unknown key 'disk[2].pth'", "'path'"),
-        (MINIMAL + "[image]\nqqqq = 3", "unknown key 'image.qqqq'", "known are: bandwidth"),
+        (MINIMAL + "[image]\nqqqq = 3", "unknown key 'image.qqqq'", "known are: audit"),
         (MINIMAL + "image = 3", "image: not a table", "[image]"),
         (MINIMAL + "[site]", "site: not a list of tables", "[[site]]"),
         (MINIMAL + "[image]\nlevel = 20", "image.level: 20 is not between 1 and 19", "zstd"),

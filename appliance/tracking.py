@@ -1,0 +1,98 @@
+"""Change tracking of a run: which kept snapshot is the state of each site's parent, and which are kept for the next.
+
+Lives as long as a run. May import `imager`, `core`.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from core.run import Runner
+from imager.hold import lvm
+from imager.hold.bases import Base, Bases, Tracked, still_wanted
+from imager.hold.decide import Facts
+from imager.repository.capture import SiteResult
+from imager.repository.lineage import SiteState
+from imager.repository.manifest import Volume
+
+
+@dataclass
+class Tracking:
+    """`thin` and `thick`: whether snapshots of that kind are kept between runs. `why_not` collects, by volume, why one
+    is read in full."""
+
+    folder: Path
+    thin: bool
+    thick: bool
+    states: Sequence[SiteState] = ()
+    why_not: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._bases = Bases(self.folder)
+        self._kept: dict[str, tuple[lvm.Snapshot, Facts]] = {}
+
+    @property
+    def uuids(self) -> frozenset[str]:
+        """The snapshots that are kept now."""
+        return self._bases.uuids
+
+    def look(self, facts: Facts, snapshot: lvm.Snapshot, ours: Sequence[lvm.Snapshot], runner: Runner) -> Tracked:
+        """What is known to have changed in a volume that was just snapshotted."""
+        name = facts.spec.name
+        if not (self.thick if snapshot.thin_id is None else self.thin):
+            which = "keep_snapshot" if snapshot.thin_id is None else "tracking"
+            self.why_not[name] = f"image.{which} is off"
+            return Tracked(None)
+        self._kept[name] = (snapshot, facts)
+        parents = {
+            state.name: (state.parent.manifest.image, state.parent.digest) for state in self.states if state.parent
+        }
+        bases = (
+            self._bases.find(facts.spec.key, parents) if len(parents) == len(self.states) else "a site has no parent"
+        )
+        if self._damaged(facts):
+            bases = "a site's parent lacks parts of it that could not be read"
+        found = self._bases.tracked(bases, snapshot, facts.spec.size_bytes, ours, runner)
+        if found.changes is None:
+            self.why_not[name] = found.why_not
+        return found
+
+    def _damaged(self, facts: Facts) -> bool:
+        return any(
+            volume.spec.key == facts.spec.key and volume.unreadable
+            for state in self.states
+            if state.parent
+            for volume in state.parent.manifest.volumes
+        )
+
+    def conclude(
+        self,
+        image: str,
+        results: Sequence[SiteResult],
+        volumes: Sequence[Volume],
+        zeros: Mapping[str, array[int]],
+        configured: Sequence[str],
+    ) -> frozenset[str]:
+        """Note which snapshots are kept from now on; their UUIDs. Those are the state of `image` at the sites that
+        committed it; older ones stay for sites that did not."""
+        sites = {each.name: each.digest for each in results if each.status == "committed"}
+        bad = {volume.spec.name for volume in volumes if volume.unreadable or volume.method == "live"}
+        kept = {name: row for name, row in self._kept.items() if sites and name not in bad and name in zeros}
+        new = [_base(snapshot, facts, image, sites) for snapshot, facts in kept.values()]
+        old = still_wanted(self._bases.all, sites, configured, datetime.now(UTC))
+        if new or self._bases.all:
+            self._bases.save([*old, *new], {kept[name][0].uuid: zeros[name] for name in kept})
+        return self.uuids
+
+
+def _base(snapshot: lvm.Snapshot, facts: Facts, image: str, sites: dict[str, str]) -> Base:
+    return Base(
+        key=facts.spec.key, image=image, group=snapshot.group, name=snapshot.name, uuid=snapshot.uuid,
+        origin_uuid=snapshot.origin_uuid, pool_uuid=snapshot.pool_uuid, thin_id=snapshot.thin_id,
+        size_bytes=facts.spec.size_bytes, sites=dict(sites),
+        shift_bytes=facts.crypt.header_bytes if facts.crypt else 0,
+    )  # fmt: skip

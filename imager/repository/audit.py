@@ -1,0 +1,63 @@
+"""The audit of change tracking: a random sample of blocks that it calls unchanged is read, and compared with what the
+parent says of them. One miss means that it cannot be believed. Nothing is kept; imports `imager`.
+"""
+
+from __future__ import annotations
+
+import random
+import secrets
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from imager.changes import Changes
+from imager.repository.frames import digest_block
+from imager.repository.segments import DATA, ZERO, Item
+from imager.repository.worker import clear_pages
+from imager.source import Reader
+from imager.spans import BLOCK_BYTES
+
+#: So many blocks are read at least, however small the share is.
+LEAST_BLOCKS = 64
+
+
+@dataclass(frozen=True)
+class Audit:
+    """How many blocks were read, and how many of them were not what they were called."""
+
+    read: int = 0
+    missed: int = 0
+
+    def __add__(self, other: Audit) -> Audit:
+        return Audit(self.read + other.read, self.missed + other.missed)
+
+
+def is_trusted(item: Item | None, mask: int) -> bool:
+    """Whether an unchanged block is what the parent has of it: with the same free pages it has the same digest; and
+    one of zeros is one whatever its free pages are (others are among the changes, `Bases.save`)."""
+    return item is not None and (item.kind == ZERO or (item.kind == DATA and item.mask == mask))
+
+
+def audit(
+    reader: Reader,
+    volume: int,
+    items: Iterable[Item],
+    changes: Changes,
+    *,
+    expected: int,
+    share: float,
+    digest_key: bytes,
+) -> Audit:
+    """Sample the unchanged blocks among a parent's items of a volume. `expected` is about how many blocks of data it
+    has; `share` (0 to 1) of them are read, 64 at least."""
+    likely = min(1.0, max(share, LEAST_BLOCKS / max(expected, 1)))
+    draw = random.Random(secrets.randbits(64))  # noqa: S311 - nobody can know it, and speed counts
+    buffer = memoryview(bytearray(BLOCK_BYTES))
+    read = missed = 0
+    for item in items:
+        if item.kind == DATA and draw.random() < likely and item.block not in changes:
+            reader.read(item.block * BLOCK_BYTES, buffer)
+            if item.mask:
+                clear_pages(buffer, item.mask)
+            read += 1
+            missed += digest_block(digest_key, buffer, volume, item.block) != item.digest
+    return Audit(read, missed)
