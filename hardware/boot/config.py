@@ -1,6 +1,6 @@
 """The step that makes the server's own files name what is there now: tables, resume, LVM's list of devices.
 
-Imports `hardware.boot.{cpio,devices,grubcfg,initrd,job,tables}`.
+Imports `hardware.boot.{grubcfg,initrd,inside,job,tables}`.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 from hardware.boot import grubcfg
 from hardware.boot.initrd import Held
+from hardware.boot.inside import Root
 from hardware.boot.job import Job
 from hardware.boot.tables import correct_crypttab, correct_fstab, correct_mdadm
 
@@ -31,7 +32,7 @@ def correct_files(job: Job) -> None:
     if text or request.arrays:
         new = correct_mdadm(text, request.layout.arrays, request.arrays)
         _edit(job, job.family.mdadm, text, new)
-    for path in ("/etc/default/grub", *job.family.menus, *root.glob("/boot/loader/entries/*.conf")):
+    for path in ("/etc/default/grub", *job.family.menus, *entry_files(root)):
         if (text := root.text(path) or "") != "":
             _edit(job, path, text, grubcfg.correct(text, job.names))
     if (text := root.text(_RESUME) or "") != "":
@@ -40,6 +41,11 @@ def correct_files(job: Job) -> None:
         job.done(f"{_LVM_DEVICES} set aside: it names the disks that were")
     if re.search(r"^\s*(global_)?filter\s*=", root.text("/etc/lvm/lvm.conf") or "", re.MULTILINE):
         job.report.warnings.append("lvm.conf has a filter: does it let the new disks through?")
+
+
+def entry_files(root: Root) -> list[str]:
+    """The menu entries of the boot loader specification, in /boot and on a mounted ESP."""
+    return [path for base in ("/boot", "/boot/efi", "/efi") for path in root.glob(f"{base}/loader/entries/*.conf")]
 
 
 def _edit(job: Job, path: str, old: str, new: tuple[str, list[str]]) -> None:

@@ -54,8 +54,8 @@ def see_to_drivers(job: Job, links: Mapping[str, bytes]) -> None:
         except (RefloatError, OSError) as error:
             troubles = [str(error)]
         words = "; ".join(troubles) or "its initrd reaches the root filesystem here"
-        if kernel == job.report.kernels[0]:
-            job.report.check(f"kernel {kernel.version}", not troubles, words)
+        if kernel.version == job.report.kernels[0].version:
+            job.report.check(f"kernel {kernel.image}", not troubles, words)
         elif troubles:
             job.report.warnings.append(f"kernel {kernel.version}: {words}")
     if job.family.remember(job.root, sorted(remembered)):

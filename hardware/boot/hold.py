@@ -13,8 +13,9 @@ from hardware.boot.values import BootReport
 HELD = "/etc/refloat/held"
 _UNITS = (
     "networking.service", "ifup@.service", "systemd-networkd.service", "systemd-networkd.socket",
-    "NetworkManager.service", "network.service", "wicked.service", "wickedd.service", "dhcpcd.service",
-    "connman.service", "cloud-init-local.service", "cloud-init.service",
+    "systemd-networkd-wait-online.service", "NetworkManager.service", "NetworkManager-wait-online.service",
+    "wicked.service", "wickedd.service", "dhcpcd.service", "connman.service",
+    "network.service", "cloud-init-local.service", "cloud-init.service",
 )  # fmt: skip
 _TIMERS = ("refloat-.service",)  # systemd applies it to every unit whose name begins so
 _NAME = "90-refloat-hold.conf"

@@ -18,6 +18,7 @@ from hardware.boot.inside import Root
 from hardware.boot.values import Kernel
 
 _SUFFIX = re.compile(r"\.ko(\.(xz|zst|gz))?$")
+_ESPS = ("/boot", "/boot/efi", "/efi")
 _BRIDGE = re.compile(r"pci:.*bc06")
 _RAID = {"raid4": "raid456", "raid5": "raid456", "raid6": "raid456"}
 
@@ -33,14 +34,17 @@ def is_module(path: str) -> bool:
 
 
 def find_kernels(root: Root) -> list[Kernel]:
-    """The kernels in /boot that have modules, newest version first; rescue kernels of Fedora's kind left out."""
+    """The kernels that have modules, newest version first; rescue kernels of Fedora's kind left out. systemd-boot's
+    copies on the ESP (kernel-install(8): MACHINE-ID/VERSION/) count besides those in /boot."""
     found = []
-    for image in root.glob("/boot/vmlinuz-*"):
-        version = image.removeprefix("/boot/vmlinuz-")
+    for image in [*root.glob("/boot/vmlinuz-*"), *(path for base in _ESPS for path in root.glob(f"{base}/*/*/linux"))]:
+        folder, name = os.path.split(image)
+        version = os.path.basename(folder) if name == "linux" else name.removeprefix("vmlinuz-")
         if not root.exists(f"/lib/modules/{version}/modules.dep"):
             continue
-        names = (f"/boot/initrd.img-{version}", f"/boot/initramfs-{version}.img", f"/boot/initrd-{version}")
-        found.append(Kernel(version, image, next((name for name in names if root.exists(name)), "")))
+        names = (f"initrd.img-{version}", f"initramfs-{version}.img", f"initrd-{version}", "initrd")
+        initrds = (f"{folder}/{each}" for each in names if name == "linux" or each != "initrd")
+        found.append(Kernel(version, image, next((each for each in initrds if root.exists(each)), "")))
     return sorted(found, key=lambda kernel: _version_key(kernel.version), reverse=True)
 
 

@@ -1,6 +1,6 @@
 """The step that installs the loader for the firmware that will boot, with a menu it can read, and checks both.
 
-Imports `core` and `hardware.boot.{bios,devices,families,grubcfg,inside,job,kernels,mounts,uefi,values}`.
+Imports `core` and `hardware.boot.{bios,config,devices,families,grubcfg,inside,job,kernels,mounts,uefi,values}`.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import re
 
 from core.layout import partition_node
 from hardware.boot import bios, grubcfg, uefi
+from hardware.boot.config import entry_files
 from hardware.boot.devices import is_device, kernel_basename
 from hardware.boot.families import os_release
 from hardware.boot.inside import Root
@@ -27,7 +28,7 @@ def see_to_loader(job: Job) -> None:
     if job.request.firmware == "uefi":
         _uefi(job)
         return
-    _need_menu(job)
+    need_menu(job)
     bios.install(job.root, job.request.disks, job.report, job.runner)
     bios.check(job.root, job.request.disks, job.report)
     check_menu(job, _OURS)
@@ -43,7 +44,7 @@ def _uefi(job: Job) -> None:
     with mounted_esp(esp, job.runner, read_only=job.root.read_only) as inside:
         own = uefi.own_loader(inside)
         if not own:
-            _need_menu(job)
+            need_menu(job)
         loader = uefi.install(inside, job.root, stub, job.report)
         if own:
             own_uuid, own_folder = job.seen_by_grub(job.family.menus[0].removesuffix("/grub.cfg"))
@@ -80,11 +81,11 @@ def _check_what_it_loads(job: Job, esp: Root, own: str) -> None:
         check_menu(job, _OURS)
 
 
-def _need_menu(job: Job) -> None:
+def need_menu(job: Job) -> None:
     """Refloat's GRUB reads one file, and not the entry files of other families: that one is written where needed."""
     if job.root.exists(_OURS) and grubcfg.entries_of(job.root.text(_OURS) or ""):
         return
-    kernels = [kernel for kernel in job.report.kernels if kernel.initrd]
+    kernels = [each for each in job.report.kernels if each.initrd and each.image.startswith("/boot/vmlinuz-")]
     if not kernels:
         return
     uuid, folder = job.seen_by_grub("/boot")
@@ -96,7 +97,7 @@ def _need_menu(job: Job) -> None:
 def _options(job: Job) -> str:
     """The command line the server booted with, as far as its files tell."""
     texts = [job.root.text("/etc/kernel/cmdline") or ""]
-    for path in reversed(job.root.glob("/boot/loader/entries/*.conf")):
+    for path in reversed(entry_files(job.root)):
         if (match := re.search(r"^options\s+(.+)$", job.root.text(path) or "", re.MULTILINE)) is not None:
             texts.append(match[1])
     words = next((text.split() for text in texts if "root=" in text), [])
@@ -117,8 +118,8 @@ def check_menu(job: Job, path: str) -> None:
         return
     entries = grubcfg.entries_of(text)
     if not entries and "blscfg" in text:
-        found = job.root.glob("/boot/loader/entries/*.conf")
-        job.report.check("menu", bool(found), f"{len(found)} entries in /boot/loader/entries")
+        found = entry_files(job.root)
+        job.report.check("menu", bool(found), f"{len(found)} entries as files")
         return
     troubles = [] if entries else ["it has no Linux entry"]
     for entry in entries[:1]:
