@@ -1,8 +1,9 @@
 """A text sealed with a passphrase: an age file (scrypt recipient) in lines that can be pasted, printed and scanned.
 
-The age format is <https://age-encryption.org/v1>; stock `age -d` opens what `armor` wraps. pyrage opens it here too,
-but takes the scrypt work from the speed of the machine that seals: 1 GiB of memory on a fast one, which the
-replacement at hand may not have. So sealing is done here with age's own default, 2^18 (256 MiB).
+The age format is <https://age-encryption.org/v1>; stock `age -d` opens what `armor` wraps. pyrage does neither
+here: it takes the scrypt work from the speed of the machine that seals (1 GiB of memory on a fast one, which the
+replacement at hand may not have), and on a slow or busy machine refuses to open what a fast one sealed. So sealing is
+done here with age's own default, 2^18 (256 MiB), and opening takes the time it takes.
 Pure functions; may import `core` only.
 """
 
@@ -16,7 +17,7 @@ import os
 import re
 import unicodedata
 
-import pyrage
+from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
@@ -33,7 +34,8 @@ _BEGIN = re.compile(r"-----BEGIN REFLOAT KIT ([0-9]{1,9})-----")
 _END = re.compile(r"-----END REFLOAT KIT ([0-9a-f]{8})-----")
 _BODY = re.compile(rf"[A-Za-z0-9+/]{{1,{_LINE}}}={{0,2}}")
 _HEADER = re.compile(
-    rb"age-encryption\.org/v1\n-> scrypt [A-Za-z0-9+/]{22} ([1-9][0-9]?)\n[A-Za-z0-9+/]{43}\n--- [A-Za-z0-9+/]{43}\n"
+    rb"age-encryption\.org/v1\n-> scrypt ([A-Za-z0-9+/]{22}) ([1-9][0-9]?)\n"
+    rb"([A-Za-z0-9+/]{43})\n--- ([A-Za-z0-9+/]{43})\n"
 )
 
 
@@ -45,15 +47,7 @@ def normal(passphrase: str) -> str:
 def seal(plain: bytes, passphrase: str, *, work: int = WORK) -> bytes:
     """An age file that `passphrase` (in NFC) opens; 2^`work` scrypt rounds (1 KiB of memory each)."""
     file_key, salt = os.urandom(16), os.urandom(16)
-    wrap = hashlib.scrypt(
-        normal(passphrase).encode(),
-        salt=b"age-encryption.org/v1/scrypt" + salt,
-        n=1 << work,
-        r=8,
-        p=1,
-        dklen=32,
-        maxmem=(2 << 10) << work,
-    )
+    wrap = _wrapping_key(normal(passphrase), salt, work)
     body = ChaCha20Poly1305(wrap).encrypt(bytes(12), file_key, None)
     header = f"age-encryption.org/v1\n-> scrypt {_base64(salt)} {work}\n{_base64(body)}\n---".encode()
     mac = hmac.digest(_derive(file_key, b"", b"header"), header, "sha256")
@@ -72,17 +66,48 @@ def unseal(sealed: bytes, passphrase: str) -> bytes:
     header = _HEADER.match(sealed)
     if header is None:
         raise FormatError("not an age file sealed with a passphrase")
-    if int(header[1]) > WORK_MAX:
+    if int(header[2]) > WORK_MAX:
         raise FormatError(
-            f"opening it would need 2^{int(header[1])} KiB of memory", hint="this is no kit of ours: take another copy"
+            f"opening it would need 2^{int(header[2])} KiB of memory", hint="this is no kit of ours: take another copy"
         )
     # NFD and as given: other programs that seal age files do not normalise.
     ways = (normal(passphrase), unicodedata.normalize("NFD", passphrase), passphrase)
     for way in dict.fromkeys(ways):
-        with contextlib.suppress(pyrage.DecryptError):
-            return bytes(pyrage.passphrase.decrypt(sealed, way))
+        with contextlib.suppress(InvalidTag):
+            return _open(sealed, header, way)
     raise KeyMissingError(
         "the passphrase does not open it", hint="mind the keyboard layout, Caps Lock and spaces at the end"
+    )
+
+
+def _open(sealed: bytes, header: re.Match[bytes], passphrase: str) -> bytes:
+    """The plaintext; InvalidTag when the passphrase is another one or a byte was changed."""
+    salt, work, body, mac = _unbase64(header[1]), int(header[2]), _unbase64(header[3]), _unbase64(header[4])
+    file_key = ChaCha20Poly1305(_wrapping_key(passphrase, salt, work)).decrypt(bytes(12), body, None)
+    covered = sealed[: header.start(4) - 1]
+    if not hmac.compare_digest(mac, hmac.digest(_derive(file_key, b"", b"header"), covered, "sha256")):
+        raise InvalidTag
+    nonce, payload = sealed[header.end() : header.end() + 16], sealed[header.end() + 16 :]
+    cipher, step = ChaCha20Poly1305(_derive(file_key, nonce, b"payload")), _CHUNK + 16
+    starts = range(0, max(len(payload), 1), step)
+    chunks = [
+        cipher.decrypt(number.to_bytes(11) + bytes([start + step >= len(payload)]), payload[start : start + step], None)
+        for number, start in enumerate(starts)
+    ]
+    if len(chunks) > 1 and not chunks[-1]:
+        raise InvalidTag  # the last chunk is empty only when it is the first
+    return b"".join(chunks)
+
+
+def _wrapping_key(passphrase: str, salt: bytes, work: int) -> bytes:
+    return hashlib.scrypt(
+        passphrase.encode(),
+        salt=b"age-encryption.org/v1/scrypt" + salt,
+        n=1 << work,
+        r=8,
+        p=1,
+        dklen=32,
+        maxmem=(2 << 10) << work,
     )
 
 
@@ -131,6 +156,10 @@ def _check(sealed: bytes) -> str:
 
 def _base64(data: bytes) -> str:
     return base64.b64encode(data).decode().rstrip("=")
+
+
+def _unbase64(text: bytes) -> bytes:
+    return base64.b64decode(text + b"=" * (-len(text) % 4))
 
 
 def _derive(key: bytes, salt: bytes, info: bytes) -> bytes:

@@ -21,7 +21,8 @@ TEXT = armor(SEALED)
 def test_another_implementation_opens_it(size: int) -> None:
     """pyrage is the Rust age: header, MAC, and the chunks with their last flag are as the format says."""
     plain = bytes(range(256)) * (size // 256) + bytes(size % 256)
-    assert pyrage.passphrase.decrypt(seal(plain, "pässwörd", work=2), "pässwörd") == plain
+    sealed = seal(plain, "pässwörd", work=2)
+    assert pyrage.passphrase.decrypt(sealed, "pässwörd") == plain == unseal(sealed, "pässwörd")
 
 
 def _on_a_terminal(command: str, typed: bytes) -> bytes:
