@@ -15,6 +15,7 @@ from bootenv.script import APP, BASE, INITRD, KERNEL, Digests, chain_menu, chain
 from core.monitor import Monitor
 from core.run import Runner
 
+LINUX16 = "usr/lib/grub/i386-pc/linux16.mod"
 _EPOCH = "1980010100000000"
 
 
@@ -53,6 +54,7 @@ def write_small_iso(base: Base, folder: Path, url: str, runner: Runner, monitor:
         script = tree / "autoexec.ipxe"
         script.write_text(chain_script(url))
         _boot_files(base, tree, chain_menu())
+        _take_module(base, tree, Path(temporary, "taken"), runner)
         esp = _esp(Path(temporary, "efi.img"), {"BOOTX64.EFI": base.loaders / "ipxe.efi"}, runner, script)
         _write(tree, esp, base, folder / "refloat-ipxe.iso", "REFLOAT-IPXE", runner)
 
@@ -64,6 +66,13 @@ def _boot_files(base: Base, tree: Path, menu: str) -> None:
     grub.mkdir(parents=True)
     (grub / "grub.cfg").write_text(menu)
     shutil.copyfile(base.loaders / "eltorito.img", grub / "eltorito.img")
+
+
+def _take_module(base: Base, tree: Path, place: Path, runner: Runner) -> None:
+    """GRUB's way to start iPXE, which no other menu needs, out of the base system."""
+    argv = ["unsquashfs", "-quiet", "-no-progress", "-d", str(place), str(base.squashfs), LINUX16]
+    runner.run(argv, purpose="take a module of GRUB out of the base system")
+    shutil.copyfile(place / LINUX16, tree / "boot/grub/linux16.mod")
 
 
 def _esp(image: Path, loaders: dict[str, Path], runner: Runner, script: Path | None = None) -> Path:

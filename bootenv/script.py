@@ -99,6 +99,7 @@ def chain_menu() -> str:
         'if [ "$grub_platform" = "efi" ]; then\n'
         '  menuentry "Refloat over the network" { chainloader /ipxe.efi }\n'
         "else\n"
+        "  insmod /boot/grub/linux16.mod\n"
         '  menuentry "Refloat over the network" {\n'
         "    linux16 /ipxe.lkrn\n"
         "    initrd16 /autoexec.ipxe\n"
