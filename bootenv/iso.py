@@ -17,6 +17,8 @@ from core.run import Runner
 
 LINUX16 = "usr/lib/grub/i386-pc/linux16.mod"
 _EPOCH = "1980010100000000"
+#: So that equal content gives an equal file: these tools take the time of day from here.
+_TIMELESS = ("env", "SOURCE_DATE_EPOCH=315532800", "TZ=UTC")
 
 
 def label_of(digests: Digests) -> str:
@@ -79,14 +81,25 @@ def _esp(image: Path, loaders: dict[str, Path], runner: Runner, script: Path | N
     """A FAT image with EFI/BOOT/…, as large as it must be."""
     content = sum(path.stat().st_size for path in loaders.values())
     kibibytes = (content + 4095) // 1024 + len(loaders) * 4 + 200
-    argv = ["mkfs.vfat", "-C", "-n", "REFLOATEFI", "-i", "4ef10a7d", "--invariant", str(image), str(kibibytes)]
+    argv = [
+        *_TIMELESS,
+        "mkfs.vfat",
+        "-C",
+        "-n",
+        "REFLOATEFI",
+        "-i",
+        "4ef10a7d",
+        "--invariant",
+        str(image),
+        str(kibibytes),
+    ]
     runner.run(argv, purpose="make the ISO's EFI partition")
     purpose = "fill the ISO's EFI partition"
-    runner.run(["mmd", "-i", str(image), "::/EFI", "::/EFI/BOOT"], purpose=purpose)
+    runner.run([*_TIMELESS, "mmd", "-i", str(image), "::/EFI", "::/EFI/BOOT"], purpose=purpose)
     for name, path in loaders.items():
-        runner.run(["mcopy", "-i", str(image), str(path), f"::/EFI/BOOT/{name}"], purpose=purpose)
+        runner.run([*_TIMELESS, "mcopy", "-i", str(image), str(path), f"::/EFI/BOOT/{name}"], purpose=purpose)
     if script is not None:
-        runner.run(["mcopy", "-i", str(image), str(script), "::/autoexec.ipxe"], purpose=purpose)
+        runner.run([*_TIMELESS, "mcopy", "-i", str(image), str(script), "::/autoexec.ipxe"], purpose=purpose)
     return image
 
 
@@ -95,7 +108,7 @@ def _write(tree: Path, esp: Path, base: Base, target: Path, label: str, runner: 
     beside = target.with_suffix(".new")
     beside.unlink(missing_ok=True)
     argv = [
-        "xorriso", "-as", "mkisofs", "-quiet", "-iso-level", "3", "-r", "-J", "-V", label,
+        *_TIMELESS, "xorriso", "-as", "mkisofs", "-quiet", "-iso-level", "3", "-r", "-J", "-V", label,
         f"--modification-date={_EPOCH}", "--set_all_file_dates", _EPOCH, "-o", str(beside),
         "--grub2-mbr", str(base.loaders / "boot_hybrid.img"), "--mbr-force-bootable", "-partition_offset", "16",
         "-append_partition", "2", "0xef", str(esp), "-appended_part_as_gpt",
