@@ -109,7 +109,6 @@ def take_image(config: Config, options: ImageOptions, runner: Runner, monitor: M
         )
     if len(options.note) > NOTE_MAX:
         raise ConfigError(f"the note is longer than {NOTE_MAX} characters", hint="keep what is longer in a file")
-    be_polite(config.image.nice, config.image.io_class)
     with _only_one(config.state_path):
         return _take(config, keys, options, runner, monitor)
 
@@ -157,6 +156,7 @@ def _take(config: Config, keys: ServerKeys, options: ImageOptions, runner: Runne
         layout, disks, terms, live=options.live or config.image.live, own=_own(config), copies=state / "hold",
         tracking=tracking, runner=runner, monitor=monitor,
     ) as held:  # fmt: skip
+        be_polite(config.image.nice, config.image.io_class)  # not before: a freeze must be short
         request = Request(
             keys=keys, recipients=config.recipients, layout=held.layout, sources=held.sources, image=outcome.image,
             taken_at=now, state=state, note=options.note, level=config.image.level, threads=config.image.threads,

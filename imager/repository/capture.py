@@ -14,7 +14,7 @@ import os
 import sys
 from array import array
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -28,7 +28,7 @@ from core.monitor import Monitor, Task
 from core.run import Runner
 from imager.changes import Changes
 from imager.keys import DataKey, ServerKeys, seal_key
-from imager.repository.audit import Audit, audit, is_trusted
+from imager.repository.audit import Audit, audit
 from imager.repository.feed import Feed, Lease, Patience, Pool
 from imager.repository.frames import SEALED_MAX, PackRef
 from imager.repository.journal import JournalWriter
@@ -46,11 +46,11 @@ from imager.repository.manifest import (
     volume_ids,
 )
 from imager.repository.packs import OVERHEAD, PackBuilder
+from imager.repository.reading import MapAhead, unread, volume_pieces
 from imager.repository.segments import Item, SegmentBuilder, digest_of
 from imager.repository.worker import SealedFrame, SpanResult, Workshop
-from imager.source import Pace, Reader, Source, data_extents, reading
-from imager.spans import BLOCK_BYTES, Extent, Idle, Span, pieces, stretches
-from imager.usedmap import UsedMap, used_map, why_whole
+from imager.source import Pace, Reader, Source, reading
+from imager.spans import BLOCK_BYTES, Idle, Span
 
 #: Buffers beyond those that open packs hold: one being filled, the rest on their way.
 _POOL_BUFFERS = 4
@@ -173,12 +173,12 @@ class Capture:
             ThreadPoolExecutor(threads, thread_name_prefix="image") as pool,
             self._monitor.task(f"image {request.image}", total) as task,
         ):
-            maps = _MapAhead(sources, self._runner, request.whole, self._monitor, stack)
+            maps = MapAhead(sources, self._runner, request.whole, self._monitor, stack)
             for source in sources:
                 self._read_volume(source, maps, pool, threads, task)
             maps.finish()
 
-    def _read_volume(self, source: Source, maps: _MapAhead, pool: ThreadPoolExecutor, threads: int, task: Task) -> None:
+    def _read_volume(self, source: Source, maps: MapAhead, pool: ThreadPoolExecutor, threads: int, task: Task) -> None:
         volume = self._ids[source.spec.name]
         flying: deque[_Flight] = deque()
         used = maps.next(source)
@@ -186,7 +186,7 @@ class Capture:
         zeros = self.zeros[source.spec.name] = array("Q")
         with reading(source, self._pace) as reader:
             changes, audited = self._audited(source, volume, reader)
-            for piece in _pieces(source, used):
+            for piece in volume_pieces(source, used):
                 if isinstance(piece, Idle):
                     flying.append((piece, [each for each in self._lineages if each.idle_changed(volume, piece)]))
                     task.advance(piece.count * BLOCK_BYTES)
@@ -423,74 +423,6 @@ class Capture:
             damaged=self._damaged,
             error=feed.error,
         )
-
-
-class _MapAhead:
-    """Starts partclone for a volume or two ahead, so that its start-up is not waited for, and judges all of them at
-    the end."""
-
-    AHEAD = 2
-
-    def __init__(
-        self,
-        sources: Sequence[Source],
-        runner: Runner,
-        whole: frozenset[str],
-        monitor: Monitor,
-        stack: contextlib.ExitStack,
-    ) -> None:
-        self._todo = deque(sources)
-        self._runner, self._whole, self._monitor, self._stack = runner, whole, monitor, stack
-        self._started: dict[str, UsedMap | None] = {}
-        self._maps: list[UsedMap] = []
-
-    def next(self, source: Source) -> UsedMap | None:
-        """The map of this source, None when it is imaged whole."""
-        while self._todo and (source.spec.name not in self._started or len(self._started) < self.AHEAD):
-            self._start(self._todo.popleft())
-        return self._started.pop(source.spec.name)
-
-    def _start(self, source: Source) -> None:
-        name = source.spec.name
-        asked = name in self._whole
-        reason = "as asked" if asked else why_whole(source, self._runner)
-        if reason is not None:
-            self._started[name] = None
-            if source.spec.content.type and source.spec.content.type != "swap":
-                self._monitor.step(f"{name} ({source.spec.content.type}) is imaged whole: {reason}")
-            return
-        found = self._stack.enter_context(used_map(source, self._runner))
-        self._started[name] = found
-        self._maps.append(found)
-
-    def finish(self) -> None:
-        """ToolError when any partclone failed after all."""
-        for each in self._maps:
-            each.finish()
-
-
-def unread(
-    piece: Span, known: list[list[Item | None]], changes: Changes | None
-) -> Iterator[tuple[Span, list[list[Item | None]]]]:
-    """The parts of a span that must be read, with what the lineages have of them: all of it, or, with change tracking,
-    the blocks that changed or that any lineage's parent cannot be trusted for. The others stay what they are."""
-    if changes is None:
-        yield piece, known
-        return
-    start = 0
-    for index in range(len(piece.masks) + 1):
-        if index < len(piece.masks) and not (
-            piece.block + index not in changes and all(is_trusted(items[index], piece.masks[index]) for items in known)
-        ):
-            continue
-        if index > start:
-            yield Span(piece.block + start, piece.masks[start:index]), [items[start:index] for items in known]
-        start = index + 1
-
-
-def _pieces(source: Source, used: UsedMap | None) -> Iterator[Idle | Span]:
-    extents = [Extent(0, source.size_bytes)] if used is None else used.extents()
-    return pieces(stretches(extents, source.size_bytes), data_extents(source), source.size_bytes)
 
 
 def _rfc3339(moment: datetime) -> str:
