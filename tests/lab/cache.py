@@ -19,8 +19,8 @@ from pathlib import Path
 
 from tests.lab.tools import GuestCrash
 
-#: How many versions of an artifact stay, the one in use included.
-KEPT = 2
+#: How many versions of an artifact stay, the one in use included: they are large, and old ones rarely wanted again.
+KEPT = 1
 
 
 def place() -> Path:
