@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -11,6 +12,9 @@ from appliance.image import ImageOptions, ImageOutcome, take_image
 from core.run import SystemRunner
 from core.sizes import format_size
 from hardware.read import DiskSource
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 
 @click.command()
@@ -106,3 +110,22 @@ def _table(context: Context, outcome: ImageOutcome) -> None:
             format_size(each.stored_bytes), f"{each.seconds:.1f}", f"{rate:.0f}" if each.status == "committed" else "",
         )  # fmt: skip
     context.print(table)
+    context.print(_volumes(outcome))
+    if outcome.window_seconds:
+        context.print(f"filesystems stood still for {outcome.window_seconds:.1f} s")
+
+
+def _volumes(outcome: ImageOutcome) -> Table:
+    from rich.table import Table
+
+    table = Table()
+    for column in ("volume", "held", "map", "used", "read", "tracking"):
+        table.add_column(column, justify="right" if column in ("used", "read") else "left")
+    for each in outcome.volumes:
+        tracking = each.tracked or outcome.why_not.get(each.spec.name, "")
+        if each.audit_missed:
+            tracking = f"audit: {each.audit_missed} of {each.audited} blocks missed"
+        table.add_row(
+            each.spec.name, each.held, each.method, format_size(each.used_bytes), format_size(each.read_bytes), tracking
+        )
+    return table
