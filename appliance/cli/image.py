@@ -98,8 +98,6 @@ def _as_dict(outcome: ImageOutcome) -> dict[str, object]:
 def _table(context: Context, outcome: ImageOutcome) -> None:
     from rich.table import Table
 
-    from rich.table import Table
-
     table = Table(
         title=f"image {outcome.image} of {outcome.server}" + (f" (parent {outcome.parent})" if outcome.parent else "")
     )
