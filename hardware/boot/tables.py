@@ -83,7 +83,8 @@ def correct_crypttab(text: str, names: Names) -> tuple[str, list[str]]:
                 line = _OUT + line
             elif right != fields[1]:
                 notes.append(f"crypttab: {fields[0]} is on {right} now, was {fields[1]}")
-                line = line.replace(fields[1], right, 1)
+                start = line.index(fields[1], line.index(fields[0]) + len(fields[0]))
+                line = line[:start] + right + line[start + len(fields[1]) :]
         lines.append(line)
     return "".join(f"{line}\n" for line in lines), notes
 
