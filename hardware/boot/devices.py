@@ -50,9 +50,11 @@ class Names:
     def __init__(self, request: BootRequest, now: Sequence[Now]) -> None:
         self.now = tuple(now)
         self._now = {each.path: each for each in now}
-        self._nodes = {each.node: each.path for each in request.filesystems}
-        self._nodes |= {crypt.name: f"/dev/mapper/{crypt.name}" for crypt in request.crypts}
-        self._nodes |= {array.name: f"/dev/{array.name}" for array in request.arrays}
+        stacked = {crypt.name: f"/dev/mapper/{crypt.name}" for crypt in request.crypts}
+        stacked |= {array.name: f"/dev/{array.name}" for array in request.arrays}
+        # what was restored is known better than by the name it should have
+        self._nodes = {node: path for node, path in stacked.items() if path in self._now}
+        self._nodes |= {each.node: each.path for each in request.filesystems}
         self._old: dict[str, str] = {}
         for node, uuid, names in _old_names(request.layout):
             where = self._nodes.get(node) or next((each.path for each in now if uuid and each.uuid == uuid), "")

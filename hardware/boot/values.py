@@ -25,7 +25,8 @@ class BootRequest:
     """What stands where now. `layout` is the image's; `disks` are the devices that should boot, all of them;
     `firmware` (`bios`, `uefi`) is that of the machine as it will boot; `esp` the device of an ESP that is formatted
     already. `arrays` and `crypts` are as they are now. `nic_map` (old address → new address) None: by `map_nics`.
-    `repair` False: nothing is written, the report tells what is and what would be done."""
+    `repair` False: nothing is written (but for a dirty journal, which mounting replays), the report tells what is and
+    what would be done."""
 
     filesystems: tuple[Restored, ...]
     disks: tuple[str, ...]

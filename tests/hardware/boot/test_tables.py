@@ -5,10 +5,12 @@ from __future__ import annotations
 import pytest
 from msgspec.structs import replace
 
-from core.layout import Array
+from core.layout import Array, Content
 from hardware.boot import grubcfg
+from hardware.boot.devices import Names, Now
 from hardware.boot.tables import correct_crypttab, correct_fstab, correct_mdadm
-from tests.hardware.boot.servers import BOOT, BOOT_GUID, CRYPT, DATA, MD_NEW, MD_OLD, ROOT, layout, names
+from hardware.boot.values import Restored
+from tests.hardware.boot.servers import BOOT, BOOT_GUID, CRYPT, DATA, MD_NEW, MD_OLD, NOW, ROOT, layout, names, request
 
 FSTAB = f"""# comment stays
 /dev/mapper/vg0-root /               ext4    errors=remount-ro 0       1
@@ -62,6 +64,13 @@ def test_esp_is_added_for_uefi_and_goes_for_bios() -> None:
 )
 def test_one_spec(old: str, new: str | None) -> None:
     assert names().correct(old) == new
+
+
+def test_an_array_under_another_name_is_found_by_what_was_restored() -> None:
+    now = (*(each for each in NOW if each.path != "/dev/md1"), Now("/dev/md127", uuid="boot-on-md", type="ext4"))
+    restored = (Restored("md1", "/dev/md127", Content(type="ext4", uuid="boot-on-md")),)
+    found = Names(request(filesystems=restored, arrays=layout().arrays), now)
+    assert found.current("/dev/md1") == "/dev/md127" and found.correct("/dev/md/1") == "UUID=boot-on-md"
 
 
 def test_crypttab() -> None:
