@@ -9,6 +9,9 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from bootenv.build import build
+from core.monitor import Monitor
+from core.run import SystemRunner
 from tests.lab.network import Network, network
 from tests.lab.running import Running
 from tests.lab.tools import LabError, background, tool
@@ -44,6 +47,11 @@ def premises(built: Path, folder: Path, mac: str, *words: str) -> Iterator[Netwo
         serve += [f"--word={word}" for word in words]
         stack.enter_context(background(*net.inside(*serve), log=folder / "serve.log"))
         yield net
+
+
+def built_in(folder: Path) -> Path:
+    """The rescue environment of today's code, from the cached base system."""
+    return build(folder / "rescue", SystemRunner(), Monitor(), isos=False).folder
 
 
 def visit(running: Running) -> str:

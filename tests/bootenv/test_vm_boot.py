@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.bootenv.premises import ADDRESS, as_root, premises, public_key_word, seen, visit
+from tests.bootenv.premises import ADDRESS, as_root, built_in, premises, public_key_word, seen, visit
 from tests.lab.lab import Lab
 from tests.lab.machine import Bus, Drive, Firmware, Machine, Nic
-from tests.lab.rescue import rescue
 from tests.lab.running import started
 
 pytestmark = pytest.mark.vm
@@ -41,7 +40,7 @@ sync -f /tmp/dirty
 def test_bios_beside_another_dhcp_server_and_no_disk_is_written(tmp_path: Path) -> None:
     as_root()
     lab = Lab()
-    built = rescue(lab).path
+    built = built_in(tmp_path)
     disks = [tmp_path / "a.img", tmp_path / "b.img"]
     for path in disks:
         path.touch()
@@ -77,7 +76,7 @@ def test_uefi_by_its_own_network_boot(tmp_path: Path) -> None:
     nics = (Nic(_MAC, model="virtio-net-pci,romfile="),)
     drives = (Drive(_blank(tmp_path / "n.img"), "NVMEDISK", bus=Bus.NVME, format="raw"),)
     machine = Machine("uefi", Firmware.UEFI, drives, nics, memory_mib=1536, boot=("network",))
-    with premises(rescue(lab).path, tmp_path, _MAC) as net:
+    with premises(built_in(tmp_path), tmp_path, _MAC) as net:
         with started(machine, tmp_path / "uefi", net, lab.accelerator()) as running:
             page = visit(running)
             assert "UEFI" in page and "NVMEDISK" in page, page

@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.bootenv.premises import as_root, premises
+from tests.bootenv.premises import as_root, built_in, premises
 from tests.lab.lab import Lab
 from tests.lab.machine import Drive, Machine, Nic
-from tests.lab.rescue import rescue
 from tests.lab.running import started
 from tests.lab.tools import tool
 
@@ -41,7 +40,7 @@ def test_an_order_restores_once(tmp_path: Path) -> None:
         "drill", drives=(Drive(target, "TARGET1", format="raw"), *drives), nics=(Nic(_MAC),), memory_mib=1536,
         boot=("network",), uuid=_UUID, fw_cfg=fw_cfg,
     )  # fmt: skip
-    with premises(rescue(lab).path, tmp_path, _MAC) as net:
+    with premises(built_in(tmp_path), tmp_path, _MAC) as net:
         with started(machine, tmp_path / "first", net, lab.accelerator()) as running:
             running.expect(rf"order {nonce} DONE", 600, unless="REFUSED|FAILED")
             running.wait_off()
