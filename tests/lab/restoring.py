@@ -21,6 +21,8 @@ from tests.lab.ssh import Ssh
 from tests.lab.targets import NewDisk, Target
 from tests.lab.tools import LabError, tool
 
+#: What is of use when a restore failed.
+_LOOK = "set +e; lsblk -o NAME,MAJ:MIN,FSTYPE,MOUNTPOINTS; ls -l /sys/dev/block /dev/mapper; findmnt; journalctl -n 200"
 _UNLOCK = "--kit /run/lab/fleet.kit --passphrase-file /run/lab/passphrase"
 
 
@@ -32,7 +34,11 @@ def restored(lab: Lab, server: Server, image: Artifact, target: Target, options:
     def build(folder: Path) -> None:
         files = {each.serial: _disk(lab, server, each, folder) for each in target.disks}
         with rescued(lab, image, target, files, folder) as (running, ssh):
-            note(folder, **restore(ssh, server, target, options))
+            try:
+                note(folder, **restore(ssh, server, target, options))
+            except LabError:
+                (folder / "rescue.log").write_text(ssh.run(_LOOK, ok=tuple(range(128))))
+                raise
             running.screenshot("restored")
             lab.say(f"{name}: restored in {time.monotonic() - running.started:.0f} s from power-on")
             ssh.run("sync; umount /mnt/de /mnt/fr; systemctl poweroff", ok=(0, 255))
