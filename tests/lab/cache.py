@@ -21,6 +21,8 @@ from tests.lab.tools import GuestCrash
 
 #: How many versions of an artifact stay, the one in use included: they are large, and old ones rarely wanted again.
 KEPT = 1
+#: Not pruned when wanted within so many seconds: another lab may be at work with it.
+RECENT = 3600
 
 
 def place() -> Path:
@@ -113,7 +115,7 @@ class Cache:
         found.sort(key=lambda path: path.stat().st_mtime, reverse=True)
         needed = self._needed()
         for path in found[KEPT:]:
-            if path.name not in needed:
+            if path.name not in needed and time.time() - path.stat().st_mtime > RECENT:
                 self.said(f"dropping {path.name}")
                 shutil.rmtree(path)
 

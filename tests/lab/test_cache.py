@@ -80,8 +80,11 @@ def test_two_builders_at_once_build_once(tmp_path: Path) -> None:
     assert len(built) == 1
 
 
-def test_old_versions_go_but_not_what_others_stand_on(tmp_path: Path) -> None:
+def test_old_versions_go_but_not_what_others_stand_on_or_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cache = quiet(tmp_path)
+    recent = [cache.get("used", [each], lambda folder: None) for each in "123"]
+    assert all(each.path.exists() for each in recent)
+    monkeypatch.setattr("tests.lab.cache.RECENT", -1)
     first = cache.get("base", ["0"], lambda folder: None)
     cache.get("top", [], lambda folder: None, needs=[first])
     made = []
