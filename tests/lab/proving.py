@@ -20,7 +20,7 @@ from tests.lab.tools import LabError
 _INGUEST = Path(__file__).with_name("inguest")
 #: What a repair, or any boot, may change.
 MAY_CHANGE = (
-    "/boot/grub*", "/boot/efi/*", "/boot/initrd.img-*", "/etc/fstab*", "/etc/crypttab*", "/etc/mdadm/*", "/etc/lvm/*",
+    "/boot/grub*", "/boot/efi*", "/boot/initrd.img-*", "/etc/fstab*", "/etc/crypttab*", "/etc/mdadm/*", "/etc/lvm/*",
     "/etc/initramfs-tools/*", "/etc/systemd/network/*", "/etc/network/*", "/etc/default/grub*", "/etc/refloat*",
     "/etc/systemd/system/*", "/etc/adjtime", "/etc/resolv.conf", "/etc/mtab", "/root/.cache*", "/etc/.updated",
     "/etc/udev/rules.d/*", "/etc/machine-info", "/usr/local/bin/refloat",
