@@ -28,6 +28,8 @@ from core.run import Runner
 from core.sizes import format_size
 from hardware.inventory import probe_inventory
 
+#: The consoles look for news every three seconds: the last line must have been seen, by serial logs too.
+_SHOWN_SECONDS = 7.0
 Tell = Callable[[str], None]
 
 
@@ -152,4 +154,5 @@ class _Waiting:
 def _then(what: Then, runner: Runner) -> None:
     if what is not Then.STAY:
         runner.run(["sync"], purpose="write what is left", timeout=600)
+        time.sleep(_SHOWN_SECONDS)
         runner.run(["systemctl", what.value], purpose="end", timeout=60)

@@ -42,7 +42,7 @@ def test_an_order_restores_once(tmp_path: Path) -> None:
     )  # fmt: skip
     with premises(built_in(tmp_path), tmp_path, _MAC) as net:
         with started(machine, tmp_path / "first", net, lab.accelerator()) as running:
-            running.expect(rf"order {nonce} DONE", 600, unless="REFUSED|FAILED")
+            running.expect(rf"order {nonce} DONE", 600, unless=rf"order {nonce} (REFUSED|FAILED)")
             running.wait_off()
         assert _cat(target, 1 << 20, "/proof") == _cat(source, 1 << 20, "/proof") != ""
         for name in ("DE", "FR"):
