@@ -8,14 +8,14 @@ from __future__ import annotations
 import contextlib
 import functools
 import os.path
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from appliance.contents import content_in, with_contents
 from appliance.tracking import Tracking
-from core.errors import SourceError
+from core.errors import SourceError, ToolError
 from core.layout import Content, Crypt, Layout, LvKind, VolumeRole, VolumeSpec, volumes_of
 from core.monitor import Monitor
 from core.run import Runner
@@ -36,14 +36,13 @@ from imager.usedmap import PROGRAMS
 
 @dataclass(frozen=True)
 class Held:
-    """A server that holds still. `layout` has the contents as the snapshots show them; `watch` is asked before
-    anything is committed."""
+    """A server that holds still. `layout` has the contents as the snapshots show them; `check` raises when something
+    does not hold still any more: it is asked often, and with True before anything is committed."""
 
     layout: Layout
     sources: tuple[Source, ...]
-    watch: Watch
+    check: Callable[[bool], None]
     seconds: float = 0.0
-    snapshots: dict[str, lvm.Snapshot] = field(default_factory=dict)
 
 
 def sweep_snapshots(server_id: bytes, keep: frozenset[str], runner: Runner) -> list[str]:
@@ -86,7 +85,7 @@ def holding(
             for each in decisions
             if each.how in (How.FROZEN, How.AGREED)
         }
-        taken = _snapshots(decisions, terms, stack, runner)
+        taken = _snapshots(decisions, terms, stack, runner, monitor)
         for warning in taken.warnings:
             monitor.warn(warning)
         doubts = _doubts(decisions, gather(layout, disks, runner))
@@ -102,8 +101,14 @@ def holding(
         )
         most = {each.name: largest.get(f"{each.group}/{each.origin}", 0) for each in taken.snapshots.values()}
         watch = Watch(list(taken.snapshots.values()), most, runner)
-        yield Held(fresh, sources, stack.enter_context(watch.running()), taken.seconds, taken.snapshots)
-        _must_be_offline_still(decisions, gather(layout, disks, runner))
+        stack.enter_context(watch.running())
+
+        def check(last: bool) -> None:
+            watch.check(last)
+            if last:
+                _must_be_offline_still(decisions, gather(layout, disks, runner))
+
+        yield Held(fresh, sources, check, taken.seconds)
 
 
 # -- what is there ----------------------------------------------------------------------------------------------------
@@ -172,18 +177,24 @@ def _copied(decision: Decision, folder: Path, limit: float) -> contextlib.Abstra
     return frozen_copy(decision.facts, decision.freeze, folder, limit)
 
 
-def _snapshots(decisions: Sequence[Decision], terms: Terms, stack: contextlib.ExitStack, runner: Runner) -> Taken:
+def _snapshots(
+    decisions: Sequence[Decision], terms: Terms, stack: contextlib.ExitStack, runner: Runner, monitor: Monitor
+) -> Taken:
     """The window; whatever it leaves of this image is removed with the stack, but what is in `terms.kept`."""
     if any(each.how in (How.THICK, How.THIN) for each in decisions):
-        stack.callback(_remove_all, terms, runner)
+        stack.callback(_remove_all, terms, runner, monitor)
     return take_snapshots(decisions, terms, runner)
 
 
-def _remove_all(terms: Terms, runner: Runner) -> None:
+def _remove_all(terms: Terms, runner: Runner, monitor: Monitor) -> None:
+    """What stays because it cannot be removed is a warning: the image may be committed, and the next run sweeps."""
     suffix = lvm.snapshot_name("", terms.image)
-    for each in lvm.our_snapshots(terms.server_id, runner):
-        if each.name.endswith(suffix) and each.uuid not in terms.kept:
-            lvm.remove(each, runner)
+    try:
+        for each in lvm.our_snapshots(terms.server_id, runner):
+            if each.name.endswith(suffix) and each.uuid not in terms.kept:
+                lvm.remove(each, runner)
+    except ToolError as error:
+        monitor.warn(error.message)
 
 
 @contextlib.contextmanager

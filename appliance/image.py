@@ -27,6 +27,7 @@ from core.errors import (
     PolicyError,
     RefloatError,
     SiteError,
+    ToolError,
 )
 from core.files import state_errors
 from core.layout import volumes_of
@@ -161,13 +162,13 @@ def _take(config: Config, keys: ServerKeys, options: ImageOptions, runner: Runne
             keys=keys, recipients=config.recipients, layout=held.layout, sources=held.sources, image=outcome.image,
             taken_at=now, state=state, note=options.note, level=config.image.level, threads=config.image.threads,
             pack_bytes=config.image.pack_size, bandwidth=config.image.bandwidth, whole=options.whole,
-            check=held.watch.check, frozen_ms=round(held.seconds * 1000), audit_share=config.image.audit / 1000,
+            check=held.check, frozen_ms=round(held.seconds * 1000), audit_share=config.image.audit / 1000,
         )  # fmt: skip
         outcome.window_seconds = held.seconds
         done, outcome.volumes, zeros = _run_until_all_had_their_turn(request, states, runner, monitor)
         configured = [each.name for each in config.sites]
         terms.kept.update(tracking.conclude(outcome.image, done, outcome.volumes, zeros, configured))
-    sweep_snapshots(keys.server_id, tracking.uuids, runner)
+    _sweep(keys, tracking, runner, monitor)
     outcome.sites.extend(done)
     _conclude(outcome, state, monitor)
     return outcome
@@ -250,6 +251,14 @@ def _conclude(outcome: ImageOutcome, state: Path, monitor: Monitor) -> None:
         # Every site has it all: nothing that a killed run left is needed any more.
         for path in (state / "journal").glob("*.journal"):
             path.unlink(missing_ok=True)
+
+
+def _sweep(keys: ServerKeys, tracking: Tracking, runner: Runner, monitor: Monitor) -> None:
+    """Remove the snapshots that the run before had kept. What cannot be removed stays until the next run."""
+    try:
+        sweep_snapshots(keys.server_id, tracking.uuids, runner)
+    except ToolError as error:
+        monitor.warn(error.message)
 
 
 def _own(config: Config) -> list[str]:

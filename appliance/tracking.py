@@ -79,6 +79,12 @@ class Tracking:
     ) -> frozenset[str]:
         """Note which snapshots are kept from now on; their UUIDs. Those are the state of `image` at the sites that
         committed it; older ones stay for sites that did not."""
+        for volume in volumes:
+            if volume.spec.name in self._kept and not volume.tracked:
+                reason = (
+                    "the audit found it wrong" if volume.audit_missed else "a site has packs of a run that was killed"
+                )
+                self.why_not.setdefault(volume.spec.name, reason)
         sites = {each.name: each.digest for each in results if each.status == "committed"}
         bad = {volume.spec.name for volume in volumes if volume.unreadable or volume.method == "live"}
         kept = {name: row for name, row in self._kept.items() if sites and name not in bad and name in zeros}
