@@ -24,6 +24,9 @@ from hardware.placement import bounds_of, least_bytes
 from hardware.plan import Plan
 
 
+_ON_DISKS = ClearTable | WriteTable | ClearSpace | WriteVolume | MakeSwap | GrowFilesystem
+
+
 def device(size: int, sector: int = 512, path: str = "/dev/vdz", **fields: object) -> Device:
     base = Device(path=path, name=path.rsplit("/", 1)[-1], size_bytes=size, sector_bytes=sector, spots=())
     return msgspec.structs.replace(base, **fields)
@@ -33,7 +36,9 @@ def check_accepted(layout: Layout, targets: dict[str, Device], plan: Plan) -> No
     """Everything that must hold of a plan without refusals for whole disks."""
     assert not plan.refusals
     paths = {target.path for target in targets.values()}
-    assert {action.path for action in plan.actions if not isinstance(action, ShrinkFilesystem)} <= paths
+    for action in plan.actions:
+        assert isinstance(action, ShrinkFilesystem | _ON_DISKS)
+        assert isinstance(action, ShrinkFilesystem) or action.path in paths
     _check_order(plan.actions)
     volumes = [spec for spec in volumes_of(layout) if spec.disk in targets]
     written = [action for action in plan.actions if isinstance(action, WriteVolume)]
