@@ -23,7 +23,6 @@ from hardware.machine import Device
 from hardware.placement import bounds_of, least_bytes
 from hardware.plan import Plan
 
-
 _ON_DISKS = ClearTable | WriteTable | ClearSpace | WriteVolume | MakeSwap | GrowFilesystem
 
 
