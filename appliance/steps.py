@@ -28,6 +28,7 @@ from hardware.actions import (
     WriteVolume,
 )
 from hardware.apply import clear_space, clear_table, grow_filesystem, make_swap, write_table
+from hardware.attach import settle
 from hardware.boot.make import make_bootable
 from hardware.boot.values import BootReport, BootRequest, Restored
 from hardware.machine import Inventory
@@ -131,7 +132,10 @@ class Hand:
                 if each.path not in disks:
                     disks[each.path] = Target(each.path, shared=each.path in held)
                     stack.callback(disks[each.path].close)
-            return Restore(self.image, targets, disks, self.monitor, read_back=self.read_back).run()
+            reports = Restore(self.image, targets, disks, self.monitor, read_back=self.read_back).run()
+        # udev reads the table of a disk again when one who wrote to it lets go; its partitions are gone for a moment
+        settle(self.runner)
+        return reports
 
     @property
     def _headers(self) -> list[WriteVolume]:
