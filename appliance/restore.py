@@ -38,7 +38,8 @@ from imager.repository.restore import VolumeReport
 @dataclass(frozen=True)
 class RestoreOptions:
     """What the operator chose. `to` are tokens, serials or paths, in disk order or as DISK=…; `only` volume or disk
-    names."""
+    names. `boot`: make it boot, on a machine with `firmware` (`bios`, `uefi`; empty: on this one, when the targets
+    are its disks), as `repair` says."""
 
     to: tuple[str, ...]
     only: tuple[str, ...] = ()
@@ -90,7 +91,9 @@ def plan_restore(image: OpenImage, options: RestoreOptions, runner: Runner) -> R
     if options.only:
         for name, device in targets.items():
             (present[name],) = read_layout([DiskSource(device.path, name)], runner).disks
-    boots = options.boot and not options.only
+    # an image file, or a loop device, is not what this machine boots from: it is repaired for a machine that is named
+    ours = all(device.kind is DeviceKind.DISK for device in targets.values())
+    boots = options.boot and not options.only and (ours or bool(options.firmware))
     plan = make_plan(
         layout,
         targets,

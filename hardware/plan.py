@@ -19,7 +19,7 @@ from hardware.firmware import boot_disks, plan_boot
 from hardware.machine import Device, RemnantKind
 from hardware.needs import Stackings
 from hardware.stacked import plan_stack
-from hardware.targets import Refusal, check_device, check_layout, check_pairing, check_remnants
+from hardware.targets import Refusal, check_device, check_files, check_layout, check_pairing, check_remnants
 from hardware.whole import plan_whole
 
 __all__ = ["Plan", "PlanOptions", "describe", "make_plan", "plan_as_dict"]
@@ -68,6 +68,7 @@ def make_plan(layout: Layout, targets: Mapping[str, Device], options: PlanOption
         if not draft.refusals and draft.spots:
             plan_stack(layout, draft)
             plan_boot(layout, targets, draft)
+            draft.refusals += check_files([*draft.actions, *draft.last], targets)
             draft.refusals += check_remnants(draft.actions, layout, options.remnants)
             draft.warnings += [
                 f"{each.path} cannot be read: {each.mark}"

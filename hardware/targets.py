@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 import msgspec
 
 from core.layout import Disk, Layout, Role, volumes_of
-from hardware.actions import AnyAction, MakeArray, MakeGroup, Range, WriteVolume
-from hardware.machine import Device, Remnant, RemnantKind, SiteSpot, Use, UseKind, is_junk
+from hardware.actions import AnyAction, MakeArray, MakeEsp, MakeGroup, OpenCrypt, Range, RepairBoot, WriteVolume
+from hardware.machine import Device, DeviceKind, Remnant, RemnantKind, SiteSpot, Use, UseKind, is_junk
 
 
 class Refusal(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -76,6 +76,17 @@ def _spot_fault(spot: SiteSpot) -> tuple[str, str]:
         f"nobody can tell whether it holds a site, at byte {spot.start_bytes}: {spot.what}",
         "look yourself; if nothing on it is needed, wipe it (wipefs --all) or say that the unseen may be overwritten",
     )
+
+
+def check_files(actions: Sequence[AnyAction], targets: Mapping[str, Device]) -> list[Refusal]:
+    """What needs devices for its partitions cannot go into an image file."""
+    stacked = any(isinstance(each, MakeEsp | MakeArray | OpenCrypt | MakeGroup | RepairBoot) for each in actions)
+    message = "an image file has no devices for its partitions: md, LUKS, LVM and making it boot need them"
+    return [
+        Refusal(subject=name, message=message, hint=f"losetup --find --show --partscan {device.path}, and name that")
+        for name, device in targets.items()
+        if stacked and device.kind is DeviceKind.FILE
+    ]
 
 
 def check_pairing(targets: Mapping[str, Device]) -> list[Refusal]:

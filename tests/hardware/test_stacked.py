@@ -22,7 +22,7 @@ from hardware.actions import (
     WriteVolume,
 )
 from hardware.firmware import BIOS_BOOT, ESP
-from hardware.machine import Remnant, RemnantKind
+from hardware.machine import DeviceKind, Remnant, RemnantKind
 from hardware.plan import Plan, PlanOptions, make_plan
 from tests.hardware.planning import device
 from tests.hardware.stacks import EXTENT, carrier, check_stack, disk, stacks
@@ -183,3 +183,10 @@ def test_what_stands_on_a_disk_without_target_is_left_alone_and_said() -> None:
     assert [action.name for action in plan.actions if isinstance(action, MakeGroup)] == ["vg0"]
     assert any("vgb" in text and "not restored" in text for text in plan.warnings)
     assert not any(isinstance(action, WriteVolume) and action.volume == "vgb-srv" for action in plan.actions)
+
+
+def test_a_stack_does_not_go_into_an_image_file() -> None:
+    layout = _thick()
+    target = replace(device(layout.disks[0].size_bytes), kind=DeviceKind.FILE)
+    (refusal,) = make_plan(layout, {"vda": target}).refusals
+    assert "image file" in refusal.message and "losetup" in refusal.hint
