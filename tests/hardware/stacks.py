@@ -152,7 +152,8 @@ def stacks(draw: st.DrawFn) -> Layout:
 def check_stack(layout: Layout, targets: dict[str, Device], plan: Plan) -> None:
     """What must hold of an accepted plan: every device is there before it is used, nothing overlaps, everything fits,
     and each volume of what is restored is written once; only confirmed disks are touched."""
-    paths = {device.path for device in targets.values()}
+    sizes = {device.path: device.size_bytes for device in targets.values()}
+    paths = set(sizes)
     there: dict[str, int] = {}
     parts: dict[tuple[str, int], Partition] = {}
     taken: set[tuple[str, int]] = set()
@@ -161,6 +162,8 @@ def check_stack(layout: Layout, targets: dict[str, Device], plan: Plan) -> None:
         if spot.number:
             part = parts[spot.path, spot.number]
             assert (spot.offset_bytes, spot.size_bytes) == (part.start_bytes, part.size_bytes)
+        elif spot.path in sizes:
+            assert spot.size_bytes <= sizes[spot.path]
         else:
             assert there[spot.path] == spot.size_bytes
         assert (spot.path, spot.number) not in taken
@@ -180,7 +183,8 @@ def check_stack(layout: Layout, targets: dict[str, Device], plan: Plan) -> None:
             there[action.path] = action.size_bytes
         elif isinstance(action, OpenCrypt):
             take(action.spot)
-            there[f"/dev/mapper/{action.name}"] = action.spot.size_bytes - 16 * MIB
+            header = next(each.header_bytes for each in layout.crypts if each.name == action.name)
+            there[f"/dev/mapper/{action.name}"] = action.spot.size_bytes - header
         elif isinstance(action, MakeGroup):
             for pv in action.pvs:
                 take(pv)
@@ -205,7 +209,7 @@ def check_stack(layout: Layout, targets: dict[str, Device], plan: Plan) -> None:
 
 
 def _fits(layout: Layout, action: MakeGroup) -> Iterator[tuple[str, int]]:
-    (group,) = layout.groups
+    group = next(each for each in layout.groups if each.name == action.name)
     needs = Stackings.of(layout)
     before = {volume.name: volume for volume in group.volumes}
     assert [volume.name for volume in action.volumes if volume.kind is LvKind.POOL] <= ["pool"]
@@ -215,6 +219,8 @@ def _fits(layout: Layout, action: MakeGroup) -> Iterator[tuple[str, int]]:
     assert sum(volume.size_bytes for volume in extents) + sum(metadata) + max(metadata, default=0) <= room
     assert {volume.name for volume in action.volumes} == set(before)
     for volume in action.volumes:
-        assert volume.size_bytes % EXTENT == 0 and volume.size_bytes >= needs.least_volume(before[volume.name])
+        assert volume.size_bytes % group.extent_bytes == 0 and volume.size_bytes >= needs.least_volume(
+            before[volume.name]
+        )
         if volume.kind is not LvKind.POOL:
             yield f"/dev/mapper/{before[volume.name].node}", volume.size_bytes

@@ -18,6 +18,7 @@ from hardware.actions import WriteTable
 from hardware.machine import Inventory, find_device, tokens
 from hardware.plan import PlanOptions, describe, make_plan
 from tests.hardware.planning import check_accepted
+from tests.hardware.stacks import check_stack
 
 FOLDER = Path(__file__).parent.parent / "machines"
 MACHINES = {path.stem: json.loads(path.read_text("utf-8")) for path in sorted(FOLDER.glob("*.json"))}
@@ -57,6 +58,9 @@ def test_plan(machine: dict[str, Any], case: dict[str, Any]) -> None:
         only=frozenset(case.get("only", ())),
         grow=case.get("grow", "none"),
         overwrite_unseen=case.get("overwrite_unseen", False),
+        firmware=case.get("firmware", ""),
+        repair=case.get("repair", False),
+        without_md=case.get("without_md", False),
     )
     plan = make_plan(layout, targets, options)
     text = "\n".join(describe(plan))
@@ -66,7 +70,9 @@ def test_plan(machine: dict[str, Any], case: dict[str, Any]) -> None:
     for word in case.get("warns", ()):
         assert any(word in warning for warning in plan.warnings), text
     assert bool(plan.warnings) == ("warns" in case), text
-    if not plan.refusals:
+    if not plan.refusals and (layout.groups or case.get("firmware")):
+        check_stack(layout, targets, plan)
+    elif not plan.refusals:
         check_accepted(layout, targets, plan)
 
 
