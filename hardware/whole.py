@@ -117,20 +117,23 @@ def _warn(disk: Disk, table: Table, placed: Placement, target: Device, draft: Dr
     for number in placed.dropped:
         draft.warnings.append(f"{disk.name}-part{number}: no room for this swap, it is left out; adjust /etc/fstab")
     for part in placed.partitions:
-        text = _changes(before[part.number], part)
+        carries = bool(draft.needs.above(partition_node(disk.name, part.number)))
+        text = _changes(before[part.number], part, carries)
         draft.warnings += [f"{_label(disk, part)}: {each}" for each in text]
     if table.kind is TableKind.DOS and target.size_bytes > DOS_MAX_SECTORS * target.sector_bytes:
         reach = format_size(DOS_MAX_SECTORS * target.sector_bytes)
         draft.warnings.append(f"{disk.name}: a dos table reaches only the first {reach} of {target.path}")
 
 
-def _changes(old: Partition, new: Partition) -> list[str]:
+def _changes(old: Partition, new: Partition, carries: bool) -> list[str]:
+    """`carries`: arrays, containers or groups stand on it, and follow its size."""
     found = []
+    follows = carries or new.content.type in GROWABLE or new.role is Role.EXTENDED
     if new.content.type == "swap" and new.size_bytes < old.size_bytes:
         found.append(f"swap shrinks to {format_size(new.size_bytes)}")
     if new.type.upper() == BIOS_BOOT and new.start_bytes != old.start_bytes:
         found.append("the BIOS-boot partition moves; install the boot loader again")
-    if new.size_bytes > old.size_bytes and new.content.type not in GROWABLE and new.role is not Role.EXTENDED:
+    if new.size_bytes > old.size_bytes and not follows:
         found.append(f"the partition grows, {new.content.type or 'what is in it'} does not")
     if old.attrs & _RESERVED_ATTRS:
         found.append("reserved attribute bits are not set again")

@@ -147,6 +147,8 @@ def remember_commit(state: Path, site: str, image: str, digest: str) -> None:
 def remember_attempt(state: Path, image: str) -> None:
     """Note the name of an image before anything is frozen: the note is then in the image itself, so that a server
     restored from it knows the image for its own; and a run that was killed after its commit does, too."""
+    for torn in state.glob(".attempts.json.*.new"):  # of a run that was killed here
+        torn.unlink(missing_ok=True)
     tried = [*_attempts(state), image][-_ATTEMPTS_KEPT:]
     replace(state / "attempts.json", msgspec.json.encode(tried))
     (state / ADOPT).unlink(missing_ok=True)

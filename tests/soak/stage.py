@@ -34,7 +34,7 @@ from imager.target import Target
 MIB = 1 << 20
 SERVER = "web1"
 SITES = {"de": "DE", "fr": "FR"}
-_STATE = re.compile(r"lock|keys\.json|journal|sites|sites/(de|fr)\.json|maps|maps/[0-9a-f]{64}")
+_STATE = re.compile(r"lock|attempts\.json|hold|keys\.json|journal|sites|sites/(de|fr)\.json|maps|maps/[0-9a-f]{64}")
 
 Content = dict[str, bytes]
 """Volume (here: disk) name → its bytes."""
