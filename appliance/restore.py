@@ -21,7 +21,7 @@ from core.errors import ConfigError, ConfirmError, CorruptError, KeyMissingError
 from core.layout import Layout
 from core.monitor import Monitor
 from core.run import Runner, find_tool
-from hardware.actions import PACKAGES, Action, RepairBoot, ShrinkFilesystem, WriteVolume, tools_of
+from hardware.actions import PACKAGES, Action, OpenCrypt, RepairBoot, ShrinkFilesystem, WriteVolume, tools_of
 from hardware.alive import who_answers
 from hardware.boot.values import BootReport
 from hardware.holdings import holdings
@@ -85,7 +85,7 @@ def plan_restore(image: OpenImage, options: RestoreOptions, runner: Runner) -> R
     layout = image.manifest.layout
     files = [device for _, device in map(_split, options.to) if os.path.isfile(device)]
     inventory = probe_inventory(runner, files)
-    devices = _assign([disk.name for disk in layout.disks], options, inventory)
+    devices = targets_of([disk.name for disk in layout.disks], options, inventory)
     targets = {name: inspect_target(device, runner) for name, device in devices.items()}
     present = {}
     if options.only:
@@ -161,7 +161,7 @@ def _split(text: str) -> tuple[str, str]:
     return disk, os.path.realpath(device) if os.path.exists(device) else device
 
 
-def _assign(disks: Sequence[str], options: RestoreOptions, inventory: Inventory) -> dict[str, Device]:
+def targets_of(disks: Sequence[str], options: RestoreOptions, inventory: Inventory) -> dict[str, Device]:
     """Which device each disk of the image goes to. ConfigError when that is not said for all that are needed."""
     found: dict[str, Device] = {}
     loose: list[str] = []
@@ -175,12 +175,13 @@ def _assign(disks: Sequence[str], options: RestoreOptions, inventory: Inventory)
             found[name] = find_device(inventory, device)
     wanted = [name for name in disks if not options.only or any(_belongs(each, name) for each in options.only)]
     rest_of = [name for name in wanted if name not in found]
-    if len(loose) != len(rest_of):
+    if len(loose) != len(rest_of) and (loose or not found):
         raise ConfigError(
             f"{len(wanted)} disk(s) to restore ({', '.join(wanted)}), but {len(options.to)} target(s) are given",
-            hint="give one --to for each, in this order or as --to DISK=SERIAL; --only restores a part",
+            hint="give one --to for each, in this order; or --to DISK=SERIAL for those wanted, and the others stay out",
         )
-    found.update((name, find_device(inventory, text)) for name, text in zip(rest_of, loose, strict=True))
+    # disks that nobody named stay out when all targets are named: the plan says so, and refuses what needs them
+    found.update((name, find_device(inventory, text)) for name, text in zip(rest_of, loose, strict=False))
     return found
 
 
@@ -248,6 +249,9 @@ def apply_restore(
     refused, a tool is missing, or a shrink fails."""
     restoration.plan.require()
     require_tools(restoration.plan.actions)
+    ask = passphrase or _nobody_knows
+    # asked for before the first write, not in the middle
+    known = {each.name: ask(each.name, each.uuid) for each in restoration.plan.actions if isinstance(each, OpenCrypt)}
     started = time.monotonic()
     image, options, actions = restoration.image, restoration.options, restoration.plan.actions
     shrinks = {
@@ -265,7 +269,7 @@ def apply_restore(
             built=built,
             runner=runner,
             monitor=monitor,
-            passphrase=passphrase or _nobody_knows,
+            passphrases=known,
             repair=options.repair,
             read_back=options.read_back,
         )

@@ -63,7 +63,8 @@ class Repair:
 
 @dataclass
 class Hand:
-    """What a restore works with. `built` takes down what was built; `boot` is the report of making it bootable."""
+    """What a restore works with. `passphrases` are by the names of LUKS containers, `built` takes down what was built,
+    and `boot` is the report of making it bootable."""
 
     image: OpenImage
     actions: Sequence[Action]
@@ -72,7 +73,7 @@ class Hand:
     built: contextlib.ExitStack
     runner: Runner
     monitor: Monitor
-    passphrase: AskPassphrase
+    passphrases: Mapping[str, bytes]
     repair: Repair
     read_back: bool = True
     steps: list[str] = field(default_factory=list)
@@ -97,8 +98,7 @@ class Hand:
             case OpenCrypt():
                 # the key slots are in the header, so that has to be there first
                 self.reports += self._write([each for each in self._headers if each.volume == f"{action.name}-header"])
-                passphrase = self.passphrase(action.name, action.uuid)
-                self.built.enter_context(build.opened(action, passphrase, *tools))
+                self.built.enter_context(build.opened(action, self.passphrases[action.name], *tools))
             case MakeGroup():
                 self.built.enter_context(build.group(action, *tools))
             case MakeSwap():

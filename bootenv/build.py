@@ -18,6 +18,7 @@ from bootenv.iso import write_iso, write_small_iso
 from bootenv.layer import complete_initrd, pack_layer
 from bootenv.script import APP, BASE, INITRD, KERNEL, Digests, ipxe_script
 from core.errors import ConfigError, ToolError
+from core.files import state_errors
 from core.monitor import Monitor
 from core.run import Runner, find_tool
 
@@ -57,8 +58,9 @@ def build(
     _require_tools()
     if url and not url.endswith("/"):
         raise ConfigError(f"a boot server's address ends in /: {url!r}", hint="such as http://192.0.2.10:8080/")
+    with state_errors(output):
+        output.mkdir(parents=True, exist_ok=True)
     base = get_base(runner, monitor, cache=cache or cache_folder(), force=force)
-    output.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(base.kernel, output / KERNEL)
     complete_initrd(base, output / INITRD)
     _link_or_copy(base.squashfs, output / BASE)

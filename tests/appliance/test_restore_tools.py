@@ -2,12 +2,30 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import pytest
 
-from appliance.restore import require_tools
-from core.errors import ToolError
+from appliance.restore import Restoration, RestoreOptions, apply_restore, require_tools, targets_of
+from core.errors import ConfigError, KeyMissingError, ToolError
+from core.layout import Table, TableKind
+from core.monitor import Monitor
+from core.run import SystemRunner
 from hardware import actions
-from hardware.actions import PACKAGES, ClearTable, GrowFilesystem, MakeSwap, ShrinkFilesystem, tools_of
+from hardware.actions import (
+    PACKAGES,
+    ClearTable,
+    GrowFilesystem,
+    MakeSwap,
+    OpenCrypt,
+    ShrinkFilesystem,
+    Spot,
+    WriteTable,
+    tools_of,
+)
+from hardware.machine import Device, Inventory
+from hardware.plan import Plan
+from imager.repository.reader import OpenImage
 
 
 def grow(kind: str) -> GrowFilesystem:
@@ -43,3 +61,32 @@ def test_missing_tool_is_an_error_that_names_the_package(action: actions.Action,
 def test_every_tool_has_a_package() -> None:
     every = [grow("ext4"), grow("xfs"), grow("btrfs"), SHRINK, SWAP, ClearTable(disk="d", path="/x", sector_bytes=512)]
     assert {name for action in every for name in tools_of(action)} <= set(PACKAGES)
+
+
+def test_a_passphrase_nobody_knows_stops_it_before_the_first_write() -> None:
+    """The table comes first in the plan: it would be written by the time the container is reached."""
+    spot = Spot(path="/dev/nowhere", number=1, size_bytes=1 << 30)
+    table = Table(kind=TableKind.GPT, id="x")
+    write = WriteTable(disk="vda", path="/dev/nowhere", table=table, disk_bytes=1 << 30, sector_bytes=512)
+    plan = Plan(actions=(write, OpenCrypt(name="vault", uuid="u", spot=spot)))
+    made = Restoration(cast(OpenImage, None), Inventory(firmware="bios"), plan, RestoreOptions(to=()), {})
+    with pytest.raises(KeyMissingError) as caught:
+        apply_restore(made, SystemRunner(), Monitor())
+    assert "vault" in caught.value.message and "--luks vault=" in (caught.value.hint or "")
+
+
+def _inventory() -> Inventory:
+    return Inventory(
+        firmware="bios", devices=tuple(Device(path=f"/dev/{n}", name=n, size_bytes=1, serial=n) for n in ("a", "b"))
+    )
+
+
+def test_disks_that_nobody_names_stay_out_when_all_targets_are_named() -> None:
+    assert list(targets_of(["vda", "vdb"], RestoreOptions(to=("vdb=a",)), _inventory())) == ["vdb"]
+    assert list(targets_of(["vda", "vdb"], RestoreOptions(to=("a", "b")), _inventory())) == ["vda", "vdb"]
+
+
+@pytest.mark.parametrize("to", [("a",), ("a", "b", "a"), ("vdc=a",), ("vda=a", "vda=b")])
+def test_targets_that_could_be_meant_otherwise_are_refused(to: tuple[str, ...]) -> None:
+    with pytest.raises(ConfigError):
+        targets_of(["vda", "vdb"], RestoreOptions(to=to), _inventory())
