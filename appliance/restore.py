@@ -38,8 +38,8 @@ from imager.repository.restore import VolumeReport
 @dataclass(frozen=True)
 class RestoreOptions:
     """What the operator chose. `to` are tokens, serials or paths, in disk order or as DISK=…; `only` volume or disk
-    names. `boot`: make it boot, on a machine with `firmware` (`bios`, `uefi`; empty: on this one, when the targets
-    are its disks), as `repair` says."""
+    names; `retire` other disks (tokens) whose twins of what is restored lose their signatures. `boot`: make it boot, on
+    a machine with `firmware` (`bios`, `uefi`; empty: on this one, when the targets are its disks), as `repair` says."""
 
     to: tuple[str, ...]
     only: tuple[str, ...] = ()
@@ -51,6 +51,7 @@ class RestoreOptions:
     boot: bool = True
     firmware: str = ""
     repair: Repair = Repair()
+    retire: tuple[str, ...] = ()
 
 
 @dataclass
@@ -93,7 +94,9 @@ def plan_restore(image: OpenImage, options: RestoreOptions, runner: Runner) -> R
             (present[name],) = read_layout([DiskSource(device.path, name)], runner).disks
     # an image file, or a loop device, is not what this machine boots from: it is repaired for a machine that is named
     ours = all(device.kind is DeviceKind.DISK for device in targets.values())
-    boots = options.boot and not options.only and (ours or bool(options.firmware))
+    parts = set(options.only) - {disk.name for disk in layout.disks}
+    boots = options.boot and not parts and (ours or bool(options.firmware))
+    retired = [inspect_target(find_device(inventory, each), runner) for each in options.retire]
     plan = make_plan(
         layout,
         targets,
@@ -106,22 +109,22 @@ def plan_restore(image: OpenImage, options: RestoreOptions, runner: Runner) -> R
             firmware=(options.firmware or inventory.firmware) if boots else "",
             repair=boots,
             without_md=options.repair.without_md,
-            remnants=() if options.only else read_remnants(inventory, {each.path for each in targets.values()}, runner),
+            remnants=() if parts else read_remnants(inventory, {each.path for each in targets.values()}, runner),
+            retired={each.path: each for each in retired},
         ),
     )
     if boots:
         plan = _with_the_living(plan, layout, targets.values(), options, inventory, runner)
     _require_whole(image, plan)
     named = tokens(inventory)
+    touched = [*targets.values(), *retired]
     return Restoration(
         image,
         inventory,
         plan,
         options,
-        required={device.path: named[device.path] for device in targets.values()},
-        holds={
-            device.path: holdings(device.path, runner, sector_bytes=device.sector_bytes) for device in targets.values()
-        },
+        required={device.path: named[device.path] for device in touched},
+        holds={device.path: holdings(device.path, runner, sector_bytes=device.sector_bytes) for device in touched},
     )
 
 
@@ -200,7 +203,7 @@ def confirm(restoration: Restoration, given: Sequence[str], ask: Callable[[str, 
         if ask is not None and ask(path, token).strip() == token:
             continue
         raise ConfirmError(
-            f"{path} would be overwritten and is not confirmed",
+            f"{path} would be written to and is not confirmed",
             hint=f"check the plan, then type its serial: --confirm {token}",
             path=path,
             token=token,

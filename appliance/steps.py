@@ -17,12 +17,14 @@ from hardware.actions import (
     ClearSpace,
     ClearTable,
     GrowFilesystem,
+    LeaveArray,
     MakeArray,
     MakeEsp,
     MakeGroup,
     MakeSwap,
     OpenCrypt,
     RepairBoot,
+    RetireTwin,
     Spot,
     WriteTable,
     WriteVolume,
@@ -32,6 +34,7 @@ from hardware.attach import settle
 from hardware.boot.make import make_bootable
 from hardware.boot.values import BootReport, BootRequest, Restored
 from hardware.machine import Inventory
+from hardware.retire import retire
 from hardware.stack import build
 from imager.repository.reader import OpenImage
 from imager.repository.restore import Restore, VolumeReport, VolumeTarget
@@ -41,7 +44,7 @@ from imager.target import Target
 #: Asked for the passphrase of a LUKS container: (its name, its UUID) → the passphrase.
 AskPassphrase = Callable[[str, str], bytes]
 #: What is done before the image's bytes are written, in the plan's order; and what after.
-PREPARING = (ClearTable, WriteTable, ClearSpace, MakeEsp, MakeArray, OpenCrypt, MakeGroup)
+PREPARING = (RetireTwin, ClearTable, WriteTable, ClearSpace, LeaveArray, MakeEsp, MakeArray, OpenCrypt, MakeGroup)
 FINISHING = (MakeSwap, GrowFilesystem, RepairBoot)
 
 
@@ -85,12 +88,16 @@ class Hand:
         self.steps.append(action.describe())
         tools = (self.runner, self.monitor)
         match action:
+            case RetireTwin():
+                self.steps += retire(action, *tools)
             case ClearTable():
                 clear_table(action, *tools)
             case WriteTable():
                 write_table(action, *tools)
             case ClearSpace():
                 clear_space(action, *tools)
+            case LeaveArray():
+                build.leave_array(action, *tools)
             case MakeEsp():
                 build.make_esp(action, *tools)
             case MakeArray():

@@ -136,9 +136,34 @@ class Spot(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     offset_bytes: int = 0
     sector_bytes: int = 512
 
+    @property
+    def end_bytes(self) -> int:
+        """The byte after its last, on the disk."""
+        return self.offset_bytes + self.size_bytes
+
     def describe(self) -> str:
         """For people."""
         return f"partition {self.number} of {self.path}" if self.number else self.path
+
+
+class RetireTwin(Action, frozen=True, kw_only=True, forbid_unknown_fields=True, tag=True, tag_field="action"):
+    """Take the signatures off what another disk of the machine holds and the plan makes too: `what` says of it. Only
+    the signatures' own bytes go, and the report keeps them."""
+
+    spot: Spot
+    what: str
+
+    def describe(self) -> str:
+        return f"{self.spot.describe()}: retire its {self.what}; its signatures go into the report, the rest stays"
+
+
+class LeaveArray(Action, frozen=True, kw_only=True, forbid_unknown_fields=True, tag=True, tag_field="action"):
+    """Take md's superblock off what was a member of an array and shall be none; nothing to do when it has none."""
+
+    spot: Spot
+
+    def describe(self) -> str:
+        return f"{self.spot.describe()}: no member of an array any more"
 
 
 class MakeEsp(Action, frozen=True, kw_only=True, forbid_unknown_fields=True, tag=True, tag_field="action"):
@@ -220,8 +245,8 @@ class RepairBoot(Action, frozen=True, kw_only=True, forbid_unknown_fields=True, 
 
 
 AnyAction = (
-    ShrinkFilesystem | ClearTable | WriteTable | ClearSpace | MakeEsp | MakeArray | OpenCrypt | MakeGroup
-    | WriteVolume | MakeSwap | GrowFilesystem | RepairBoot
+    ShrinkFilesystem | RetireTwin | ClearTable | WriteTable | ClearSpace | LeaveArray | MakeEsp | MakeArray | OpenCrypt
+    | MakeGroup | WriteVolume | MakeSwap | GrowFilesystem | RepairBoot
 )  # fmt: skip
 
 
@@ -252,6 +277,10 @@ def tools_of(action: Action) -> tuple[str, ...]:
         return ("mkswap",)
     if isinstance(action, MakeEsp):
         return ("blkid", "mkfs.vfat")
+    if isinstance(action, RetireTwin):
+        return ("wipefs",)
+    if isinstance(action, LeaveArray):
+        return ("mdadm",)
     if isinstance(action, MakeArray):
         return ("mdadm", "wipefs")
     if isinstance(action, OpenCrypt):

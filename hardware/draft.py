@@ -26,7 +26,7 @@ class PlanOptions:
     what the target holds now, needed where only some volumes of a disk are restored. `overwrite_unseen`: also overwrite
     what nobody can look into for a site (LUKS, LVM, a dirty log). `firmware`: that of the machine that will boot,
     empty for as it was; `repair`: make it boot there. `without_md`: dissolve mirrors onto a single disk. `remnants`:
-    what the machine's other disks hold."""
+    what the machine's other disks hold; `retired`: those of them whose twins lose their signatures, by path."""
 
     only: frozenset[str] = frozenset()
     grow: str = "none"
@@ -37,6 +37,7 @@ class PlanOptions:
     repair: bool = False
     without_md: bool = False
     remnants: tuple[Remnant, ...] = ()
+    retired: Mapping[str, Device] = field(default_factory=dict)
 
 
 @dataclass

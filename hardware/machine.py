@@ -81,11 +81,14 @@ class RemnantKind(StrEnum):
 
 class Remnant(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One thing on a disk that is no target: `mark` is a group's name, the UUID of anything else, and why a disk could
-    not be read."""
+    not be read. It lies on partition `number`, 0 for the bare disk, in bytes from `start_bytes` on."""
 
     path: str
     kind: RemnantKind
     mark: str
+    number: int = 0
+    start_bytes: int = 0
+    size_bytes: int = 0
 
 
 class DeviceKind(StrEnum):

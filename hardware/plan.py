@@ -16,10 +16,11 @@ from core.layout import Disk, Layout, Partition, Table, TableKind, VolumeRole, V
 from hardware.actions import AnyAction, Range, ShrinkFilesystem
 from hardware.draft import Draft, PlanOptions, table_bytes
 from hardware.firmware import boot_disks, plan_boot
-from hardware.machine import Device, RemnantKind
+from hardware.machine import Device
 from hardware.needs import Stackings
 from hardware.stacked import plan_stack
-from hardware.targets import Refusal, check_device, check_files, check_layout, check_pairing, check_remnants
+from hardware.targets import Refusal, check_device, check_files, check_layout, check_pairing
+from hardware.twins import plan_twins
 from hardware.whole import plan_whole
 
 __all__ = ["Plan", "PlanOptions", "describe", "make_plan", "plan_as_dict"]
@@ -69,12 +70,7 @@ def make_plan(layout: Layout, targets: Mapping[str, Device], options: PlanOption
             plan_stack(layout, draft)
             plan_boot(layout, targets, draft)
             draft.refusals += check_files([*draft.actions, *draft.last], targets)
-            draft.refusals += check_remnants(draft.actions, layout, options.remnants)
-            draft.warnings += [
-                f"{each.path} cannot be read: {each.mark}"
-                for each in options.remnants
-                if each.kind is RemnantKind.UNREAD
-            ]
+            plan_twins(layout, draft)
     actions = () if draft.refusals else (*draft.shrinks, *draft.actions, *draft.grows, *draft.last)
     return Plan(
         actions=actions,

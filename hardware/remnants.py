@@ -5,6 +5,7 @@ UUID. A snapshot, read only. Imports `core` and `hardware.{facts,machine,stack,t
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from dataclasses import dataclass
 
 from core.errors import RefloatError
 from core.layout import Role
@@ -18,39 +19,61 @@ from hardware.tables import Signatures, read_table, signatures
 def read_remnants(inventory: Inventory, targets: Collection[str], runner: Runner) -> tuple[Remnant, ...]:
     """Of every disk that is no target (paths). Files and loop devices do not count: no machine boots from them."""
     found: list[Remnant] = []
-    carriers: dict[Numbers, str] = {}
+    carriers: dict[Numbers, _Place] = {}
     for device in inventory.devices:
         if device.kind is not DeviceKind.DISK or device.path in targets:
             continue
         try:
             facts = facts_of(device.path)
-            for rdev, seen in _contents(facts, runner):
-                if seen.type == "LVM2_member" and rdev is not None:
-                    carriers[rdev] = device.path
+            for place, seen in _contents(facts, runner):
+                if seen.type == "LVM2_member" and place.rdev is not None:
+                    carriers[place.rdev] = place
                 elif seen.uuid:
                     kind = RemnantKind.ARRAY if seen.type == "linux_raid_member" else RemnantKind.FILESYSTEM
-                    found.append(Remnant(path=device.path, kind=kind, mark=seen.uuid))
+                    found.append(place.remnant(kind, seen.uuid))
         except RefloatError as error:
             found.append(Remnant(path=device.path, kind=RemnantKind.UNREAD, mark=error.message))
     return (*found, *_groups(carriers, runner))
 
 
-def _contents(facts: Facts, runner: Runner) -> Iterator[tuple[Numbers | None, Signatures]]:
+@dataclass(frozen=True)
+class _Place:
+    """A bare disk or one of its partitions."""
+
+    path: str
+    rdev: Numbers | None
+    number: int
+    start_bytes: int
+    size_bytes: int
+
+    def remnant(self, kind: RemnantKind, mark: str) -> Remnant:
+        return Remnant(
+            path=self.path,
+            kind=kind,
+            mark=mark,
+            number=self.number,
+            start_bytes=self.start_bytes,
+            size_bytes=self.size_bytes,
+        )
+
+
+def _contents(facts: Facts, runner: Runner) -> Iterator[tuple[_Place, Signatures]]:
     table, seen = read_table(facts, runner)
     if table is None:
-        yield facts.rdev, seen
+        yield _Place(facts.path, facts.rdev, 0, 0, facts.size_bytes), seen
         return
     nodes = {} if facts.rdev is None else partition_nodes(facts.rdev)
     for part in table.partitions:
         if part.role is not Role.EXTENDED:
             rdev = nodes[part.number][0] if part.number in nodes else None
-            yield rdev, signatures(facts.path, part.start_bytes, part.size_bytes, runner)
+            place = _Place(facts.path, rdev, part.number, part.start_bytes, part.size_bytes)
+            yield place, signatures(facts.path, part.start_bytes, part.size_bytes, runner)
 
 
-def _groups(carriers: dict[Numbers, str], runner: Runner) -> Iterator[Remnant]:
+def _groups(carriers: dict[Numbers, _Place], runner: Runner) -> Iterator[Remnant]:
     if not carriers:
         return
     for row in read_report(runner, one_of_a_name=False).pvs:
-        path = carriers.get(facts_of(row["pv_name"]).rdev or (-1, -1)) if row["pv_name"].startswith("/") else None
-        if path and row["vg_name"]:
-            yield Remnant(path=path, kind=RemnantKind.GROUP, mark=row["vg_name"])
+        place = carriers.get(facts_of(row["pv_name"]).rdev or (-1, -1)) if row["pv_name"].startswith("/") else None
+        if place and row["vg_name"]:
+            yield place.remnant(RemnantKind.GROUP, row["vg_name"])

@@ -6,12 +6,12 @@ where its nodes will be.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from core.layout import Array, Content, Crypt, Group, Layout, LvKind, VolumeRole, VolumeSpec, volumes_of
 from core.sizes import KIB, align_down, format_size
-from hardware.actions import MakeArray, MakeGroup, OpenCrypt, PlannedVolume, Spot
+from hardware.actions import LeaveArray, MakeArray, MakeGroup, OpenCrypt, PlannedVolume, Spot
 from hardware.draft import Draft
 from hardware.machine import Device
 from hardware.needs import PV_START_BYTES, Stackings, md_overhead, pv_room
@@ -73,7 +73,8 @@ class _Stacking:
             draft.warnings.append(
                 f"{array.name} ({array.level}) lacks {missing} of {array.slots} devices: add them with mdadm --add"
             )
-        size = _array_size(array, present, {node: self._was(node) for node in array.members})
+        before = self._draft.sizes_before
+        size = _array_size(array, [(before[node], spots[node]) for node in array.members if node in spots])
         if size is None:
             draft.refuse(array.name, f"a device of this {array.level} would be smaller than it was", _SMALLER)
             return
@@ -92,7 +93,7 @@ class _Stacking:
                 members=tuple(slots),
             )
         )
-        self._filled(array.name, array.content, Spot(path=path, size_bytes=size))
+        self._filled(array.name, array.content, Spot(path=path, size_bytes=size), array.size_bytes)
 
     def _dissolve(self, array: Array, present: Sequence[Spot]) -> None:
         """A mirror's content straight onto the first of its carriers that is there."""
@@ -104,7 +105,9 @@ class _Stacking:
             self._draft.refuse(array.name, message, "give one target, or keep md")
             return
         self._draft.warnings.append(f"{array.name} is dissolved: its content goes onto {present[0].describe()}")
-        self._filled(array.name, array.content, present[0])
+        # md's superblock may lie where the content writes nothing: at the end, or in a gap
+        self._draft.actions.append(LeaveArray(spot=present[0]))
+        self._filled(array.name, array.content, present[0], array.size_bytes)
 
     def _crypt(self, crypt: Crypt) -> None:
         spot = self._draft.spots[crypt.node]
@@ -115,7 +118,8 @@ class _Stacking:
             return
         self._draft.write(header, _device(crypt.node, spot), spot.offset_bytes, header.size_bytes)
         self._draft.actions.append(OpenCrypt(name=crypt.name, uuid=crypt.uuid, spot=spot))
-        self._filled(crypt.name, crypt.content, Spot(path=f"/dev/mapper/{crypt.name}", size_bytes=size))
+        inside = Spot(path=f"/dev/mapper/{crypt.name}", size_bytes=size)
+        self._filled(crypt.name, crypt.content, inside, crypt.size_bytes)
 
     def _group(self, group: Group) -> None:
         draft = self._draft
@@ -154,7 +158,7 @@ class _Stacking:
         for each in group.volumes:
             if each.kind is not LvKind.POOL:
                 spot = Spot(path=f"/dev/mapper/{each.node}", size_bytes=sizes[each.name])
-                self._filled(each.node, each.content, spot)
+                self._filled(each.node, each.content, spot, each.size_bytes)
 
     def _say(self, group: Group, sizes: dict[str, int]) -> None:
         for each in group.volumes:
@@ -166,12 +170,10 @@ class _Stacking:
 
     # -- what they hold ---------------------------------------------------------------------------------------------
 
-    def _was(self, node: str) -> int:
-        return self._draft.sizes_before.get(node, 0)
-
-    def _filled(self, node: str, content: Content, spot: Spot) -> None:
+    def _filled(self, node: str, content: Content, spot: Spot, was_bytes: int) -> None:
         """A stacked device will be at `spot`: something stands on it, or its volume is written, or swap is made."""
         self._draft.spots[node] = spot
+        self._draft.sizes_before[node] = was_bytes
         spec = self._specs.get(node)
         if spec is not None and spec.role is VolumeRole.DEVICE:
             room = spot.size_bytes if spot.size_bytes < spec.size_bytes or self._grows(node, spec) else spec.size_bytes
@@ -188,11 +190,9 @@ _WHOLE = "give every disk of the image a target"
 _SMALLER = "use disks that are at least as large"
 
 
-def _array_size(array: Array, present: Iterable[Spot], before: dict[str, int]) -> int | None:
+def _array_size(array: Array, pairs: Sequence[tuple[int, Spot]]) -> int | None:
     """The array's new size: as it was where nothing changed; a mirror follows its smallest member; None when another
-    level's members got smaller."""
-    kept = zip([before[node] for node in array.members if before[node]], present, strict=False)
-    pairs = list(kept)
+    level's members got smaller. `pairs`: what each member that is there had, and where it will be."""
     if all(spot.size_bytes >= was for was, spot in pairs) and not all(spot.size_bytes > was for was, spot in pairs):
         return array.size_bytes
     if array.level != _DISSOLVED:

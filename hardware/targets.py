@@ -4,7 +4,7 @@ no sense. Pure: values in, refusals out. Imports `core` and `hardware.{actions,m
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 
 import msgspec
 
@@ -23,14 +23,23 @@ class Refusal(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 def check_device(disk: Disk, target: Device, ranges: tuple[Range, ...] | None, overwrite_unseen: bool) -> list[Refusal]:
     """Why `target` must not be overwritten: as a whole (`ranges` None), or in these byte ranges."""
+    own = {part.content.uuid for part in disk.table.partitions} if disk.table else {disk.content.uuid}
     return [
         Refusal(subject=target.path, message=message, hint=hint)
-        for message, hint in _faults(disk, target, ranges, overwrite_unseen)
+        for message, hint in _faults(own - {""}, target, ranges, overwrite_unseen)
+    ]
+
+
+def check_retired(device: Device, ranges: tuple[Range, ...]) -> list[Refusal]:
+    """Why nothing must be taken off `device` in these byte ranges. What nobody can look into is no reason: it stays."""
+    return [
+        Refusal(subject=device.path, message=message, hint=hint)
+        for message, hint in _faults(set(), device, ranges, overwrite_unseen=True)
     ]
 
 
 def _faults(
-    disk: Disk, target: Device, ranges: tuple[Range, ...] | None, overwrite_unseen: bool
+    own: Set[str], target: Device, ranges: tuple[Range, ...] | None, overwrite_unseen: bool
 ) -> Iterator[tuple[str, str]]:
     if target.read_only:
         yield "it is read-only", "check the write-protect switch, or `blockdev --getro`"
@@ -41,9 +50,8 @@ def _faults(
             yield _use_fault(use)
     if target.spots is None:
         yield "nobody has looked for a site on it", "it must be examined before it can be overwritten"
-    own = {part.content.uuid for part in disk.table.partitions} if disk.table else {disk.content.uuid}
     for spot in target.spots or ():
-        if _concerns(spot.start_bytes, ranges) and (spot.certain or not (overwrite_unseen or spot.uuid in own - {""})):
+        if _concerns(spot.start_bytes, ranges) and (spot.certain or not (overwrite_unseen or spot.uuid in own)):
             yield _spot_fault(spot)
 
 
@@ -128,8 +136,9 @@ def check_layout(layout: Layout) -> list[Refusal]:
     return found
 
 
-def check_remnants(actions: Sequence[AnyAction], layout: Layout, remnants: Sequence[Remnant]) -> list[Refusal]:
-    """What the plan makes and another disk of this machine holds already: the server could boot into either."""
+def find_twins(actions: Sequence[AnyAction], layout: Layout, remnants: Sequence[Remnant]) -> dict[Remnant, str]:
+    """What the plan makes and another disk of this machine holds already, with what it is: the server could boot into
+    either."""
     made: dict[tuple[RemnantKind, str], str] = {}
     specs = {spec.name: spec for spec in volumes_of(layout)}
     for action in actions:
@@ -139,18 +148,10 @@ def check_remnants(actions: Sequence[AnyAction], layout: Layout, remnants: Seque
             made[RemnantKind.ARRAY, _plain(action.uuid)] = f"array {action.name}"
         elif isinstance(action, WriteVolume) and (uuid := specs[action.volume].content.uuid):
             made[RemnantKind.FILESYSTEM, _plain(uuid)] = f"{specs[action.volume].content.type} of {action.volume}"
-    found = []
-    for each in remnants:
-        what = made.get((each.kind, each.mark if each.kind is RemnantKind.GROUP else _plain(each.mark)))
-        if what is not None:
-            message = f"{each.path} holds the same {what}: the server could boot into either"
-            found.append(Refusal(subject=each.path, message=message, hint=_UNPLUG))
-    return list(dict.fromkeys(found))
+    seen = ((each, each.mark if each.kind is RemnantKind.GROUP else _plain(each.mark)) for each in remnants)
+    return {each: made[each.kind, mark] for each, mark in seen if (each.kind, mark) in made}
 
 
 def _plain(uuid: str) -> str:
     """md and blkid write the same UUID with colons and with dashes."""
     return uuid.replace(":", "").replace("-", "").lower()
-
-
-_UNPLUG = "unplug that disk, or wipe it (wipefs --all) when nothing on it is needed; or make it a target"

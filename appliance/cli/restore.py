@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import click
@@ -21,6 +21,7 @@ from appliance.steps import AskPassphrase, Repair
 from core.errors import ConfigError
 from core.run import SystemRunner
 from core.sizes import format_size
+from hardware.actions import RetireTwin
 from hardware.plan import plan_as_dict
 
 
@@ -63,6 +64,12 @@ from hardware.plan import plan_as_dict
 @click.option("--nic", "nics", multiple=True, metavar="OLD=NEW", help="Network card by MAC addresses: which is which.")
 @click.option("--hold-network", is_flag=True, help="It boots without network until `refloat release`.")
 @click.option("--as-clone", metavar="NAME", default=None, help="Give it a name and keys of its own; the old one lives.")
+@click.option(
+    "--retire",
+    multiple=True,
+    metavar="SERIAL",
+    help="Another disk with the same group or array: its signatures go.",
+)
 @click.option("--luks", multiple=True, metavar="NAME=FILE", help="Passphrase file of a LUKS container of the image.")
 @click.option("--no-read-back", is_flag=True, help="Trust the disk: do not read back what was written.")
 @click.option("--from", "sites", multiple=True, metavar="SITE", help="Take it from this site only.")
@@ -70,7 +77,7 @@ def restore(
     context: Context, image: str, to: tuple[str, ...], only_plan: bool, confirmed: tuple[str, ...],
     only: tuple[str, ...], grow: str, unused: str, scratch: Path | None, overwrite_unseen: bool,
     firmware: str | None, no_repair: bool, no_md: bool, nics: tuple[str, ...], hold_network: bool, as_clone: str | None,
-    luks: tuple[str, ...], no_read_back: bool, sites: tuple[str, ...],
+    retire: tuple[str, ...], luks: tuple[str, ...], no_read_back: bool, sites: tuple[str, ...],
 ) -> None:  # fmt: skip
     """Put IMAGE back onto disks: plan, confirm, write, read back, make it boot.
 
@@ -86,7 +93,7 @@ def restore(
     nic_map = _pairs(nics, "--nic") or None
     options = RestoreOptions(
         to, only, grow, unused, not no_read_back, scratch, overwrite_unseen, not no_repair, firmware or "",
-        Repair(nic_map, hold_network, as_clone, no_md),
+        Repair(nic_map, hold_network, as_clone, no_md), retire,
     )  # fmt: skip
     made = plan_restore(opened, options, runner)
     if only_plan:
@@ -96,17 +103,19 @@ def restore(
     if not context.as_json:
         _plan_page(context, made)
     made.plan.require()
-    confirm(made, confirmed, None if context.as_json or not sys.stdin.isatty() else _asking(made.holds))
+    retired = {action.spot.path for action in made.plan.actions if isinstance(action, RetireTwin)}
+    confirm(made, confirmed, None if context.as_json or not sys.stdin.isatty() else _asking(made.holds, retired))
     attended = not context.as_json and sys.stdin.isatty()
     passphrase = _passphrases(_pairs(luks, "--luks"), attended)
     report = apply_restore(made, runner, context.monitor, passphrase)
     context.emit(msgspec.to_builtins(report), lambda: _report_page(context, report))
 
 
-def _asking(holds: dict[str, list[str]]) -> Callable[[str, str], str]:
+def _asking(holds: dict[str, list[str]], retired: Collection[str] = ()) -> Callable[[str, str], str]:
     def ask(path: str, token: str) -> str:
         lost = "".join(f"\n  {_safe(line)}" for line in holds.get(path, ()))
-        text = f"{_safe(path)} will be overwritten. On it now:{lost}\nType {_safe(token)} to go on"
+        what = "lose the names of what is there twice" if path in retired else "be overwritten"
+        text = f"{_safe(path)} will {what}. On it now:{lost}\nType {_safe(token)} to go on"
         return str(click.prompt(text, default="", show_default=False, err=True))
 
     return ask

@@ -155,11 +155,11 @@ def _aligned(at: int) -> int:
 
 def pack(files: Mapping[str, bytes], there: frozenset[str]) -> bytes:
     """A newc archive of these files, with the folders above them that are not `there` yet: a folder entry on the name
-    of an existing symlink (`lib`) would replace it."""
+    of an existing symlink (`lib`) would replace it. What begins with `#!` can be executed."""
     folders = sorted({above for name in files for above in _above(name)} - there)
     rows = [_entry(name, stat.S_IFDIR | 0o755, b"", number) for number, name in enumerate(folders, 1)]
     rows += [
-        _entry(name, stat.S_IFREG | 0o644, data, number)
+        _entry(name, stat.S_IFREG | (0o755 if data.startswith(b"#!") else 0o644), data, number)
         for number, (name, data) in enumerate(files.items(), len(folders) + 1)
     ]
     return b"".join([*rows, _entry(_TRAILER, 0, b"", 0)])

@@ -1,6 +1,6 @@
 """The step that sees to drivers: each kernel's initrd must reach the root filesystem on this hardware.
 
-Imports `core` and `hardware.boot.{config,devices,initrd,job,kernels,values}`.
+Imports `core` and `hardware.boot.{config,devices,initrd,job,kernels,values,waiting}`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from hardware.boot.initrd import complete, examine, missing, missing_programs
 from hardware.boot.job import Job
 from hardware.boot.kernels import Driven, Modules, card_chain, chain_of, find_kernels, stack_of
 from hardware.boot.values import Kernel
+from hardware.boot.waiting import keeps_waiting, waits_for_volumes
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,8 @@ def see_to_drivers(job: Job, links: Mapping[str, bytes]) -> None:
             job.report.warnings.append(f"kernel {kernel.version}: {words}")
     if job.family.remember(job.root, sorted(remembered)):
         job.done(f"the next initrd will hold {', '.join(sorted(remembered))} too")
+    if "lvm" in needs.programs and keeps_waiting(job.root):
+        job.done("the next initrd will ask for its volume group again while it waits, too")
     _see_to_cards(job, job.report.kernels[0])
 
 
@@ -74,6 +77,7 @@ def _complete_one(
     held = examine(job.root.read(kernel.initrd) or b"", job.runner)
     lacking = missing(held, modules, wanted)
     replaced = replaced_in_initrd(job, held, links)
+    replaced |= waits_for_volumes(held) if "lvm" in needs.programs else {}
     if lacking or replaced:
         job.monitor.step(f"complete {kernel.initrd}")
         if complete(job.root, kernel, held, modules, lacking, replaced, job.runner):

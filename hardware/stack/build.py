@@ -17,7 +17,7 @@ from core.errors import KeyMissingError, TargetError, WriteError
 from core.layout import LvKind
 from core.monitor import Monitor
 from core.run import Runner
-from hardware.actions import MakeArray, MakeEsp, MakeGroup, OpenCrypt, Spot
+from hardware.actions import LeaveArray, MakeArray, MakeEsp, MakeGroup, OpenCrypt, Spot
 from hardware.attach import settle
 from hardware.facts import facts_of, partition_nodes, sys_folder
 from hardware.stack.lvm import Report, read_report
@@ -61,6 +61,17 @@ def make_esp(action: MakeEsp, runner: Runner, monitor: Monitor) -> bool:
     monitor.step(action.describe())
     argv = ["mkfs.vfat", "-F", "32", "-n", "EFI", "-i", action.uuid.replace("-", ""), path]
     runner.run(argv, purpose=f"make an EFI system partition on {path}")
+    return True
+
+
+def leave_array(action: LeaveArray, runner: Runner, monitor: Monitor) -> bool:
+    """Take md's superblock off. False when none is there."""
+    path = spot_path(action.spot)
+    told = runner.run(["mdadm", "--examine", "--export", path], purpose=f"examine {path}", ok=(0, 1, 2)).text
+    if "MD_UUID=" not in told:
+        return False
+    monitor.step(action.describe())
+    runner.run(["mdadm", "--zero-superblock", path], purpose=f"take md's superblock off {path}")
     return True
 
 

@@ -8,21 +8,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from core.layout import Content, Group, Layout, LogicalVolume, LvKind, PhysicalVolume
+from core.layout import Array, Content, Crypt, Group, Layout, LogicalVolume, LvKind, PhysicalVolume
 from core.sizes import GIB, MIB
 from hardware.actions import (
     AnyAction,
     GrowFilesystem,
+    LeaveArray,
     MakeArray,
     MakeEsp,
     MakeGroup,
     RepairBoot,
+    RetireTwin,
     ShrinkFilesystem,
     WriteTable,
     WriteVolume,
 )
 from hardware.firmware import BIOS_BOOT, ESP
-from hardware.machine import DeviceKind, Remnant, RemnantKind
+from hardware.machine import Device, DeviceKind, Remnant, RemnantKind, Use, UseKind
 from hardware.plan import Plan, PlanOptions, make_plan
 from tests.hardware.planning import device
 from tests.hardware.stacks import EXTENT, carrier, check_stack, disk, stacks
@@ -156,6 +158,60 @@ def test_a_twin_on_another_disk_is_refused(remnant: Remnant) -> None:
     assert not make_plan(layout, {"vda": target}, PlanOptions(remnants=(other,))).refusals
     (refusal,) = make_plan(layout, {"vda": target}, PlanOptions(remnants=(remnant,))).refusals
     assert refusal.subject == "/dev/old" and "either" in refusal.message and "unplug" in refusal.hint
+
+
+def test_a_twin_is_retired_on_request_unless_its_disk_is_in_use() -> None:
+    layout = _thick()
+    target, old = device(layout.disks[0].size_bytes), device(GIB, path="/dev/old")
+    twin = Remnant(path="/dev/old", kind=RemnantKind.GROUP, mark="vg0", number=2, start_bytes=MIB, size_bytes=100 * MIB)
+    other = Remnant(path="/dev/old", kind=RemnantKind.GROUP, mark="vg9", number=3, start_bytes=200 * MIB)
+
+    def plan(old: Device, *remnants: Remnant) -> Plan:
+        return make_plan(layout, {"vda": target}, PlanOptions(remnants=remnants, retired={old.path: old}))
+
+    first, *rest = plan(old, twin, other).actions
+    assert isinstance(first, RetireTwin) and (first.spot.path, first.spot.number) == ("/dev/old", 2)
+    assert "vg0" in first.what and not any(isinstance(each, RetireTwin) for each in rest)
+    used = Use(kind=UseKind.HOLDER, device="/dev/old2", where="/dev/dm-0", start_bytes=MIB, writable=True)
+    (refusal,) = plan(replace(old, uses=(used,)), twin).refusals
+    assert refusal.subject == "/dev/old" and "in use" in refusal.message
+    assert not plan(replace(old, uses=(replace(used, start_bytes=200 * MIB),)), twin).refusals
+    (refusal,) = plan(old, other).refusals
+    assert "nothing to retire" in refusal.message
+
+
+def _mirror(*members: str, level: str = "raid1") -> Array:
+    content = Content(type="ext4", uuid="fs", size_bytes=GIB, min_bytes=100 * MIB)
+    return Array(
+        name="md0", uuid="md", label="", level=level, metadata="1.2", chunk_bytes=0, data_offset_bytes=MIB,
+        size_bytes=GIB, slots=2, members=members, content=content,
+    )  # fmt: skip
+
+
+def test_a_mirror_of_two_containers_keeps_its_size_or_follows_the_smaller() -> None:
+    disks = tuple(disk(name, Content(type="crypto_LUKS", uuid=name), GIB + 18 * MIB) for name in ("sda", "sdb"))
+    crypts = tuple(
+        Crypt(
+            name=f"c-{each.name}", node=carrier(each), uuid=each.name, version=2, header_bytes=16 * MIB,
+            sector_bytes=512, size_bytes=GIB + 2 * MIB, content=Content(type="linux_raid_member", uuid="md"),
+        )
+        for each in disks
+    )  # fmt: skip
+    layout = Layout(disks=disks, crypts=crypts, arrays=(_mirror("c-sda", "c-sdb"),))
+    same = make_plan(layout, {each.name: device(each.size_bytes, path=f"/dev/{each.name}") for each in disks})
+    assert [each.size_bytes for each in same.actions if isinstance(each, MakeArray)] == [GIB]
+    sizes = {"sda": disks[0].size_bytes, "sdb": disks[1].size_bytes - 64 * MIB}
+    less = make_plan(layout, {name: device(size, path=f"/dev/{name}") for name, size in sizes.items()})
+    assert [each.size_bytes for each in less.actions if isinstance(each, MakeArray)] == [GIB - 64 * MIB]
+
+
+def test_what_was_a_mirror_and_is_one_disk_now_loses_its_superblock_first() -> None:
+    made = disk("sda", Content(type="linux_raid_member", uuid="md"), GIB + 2 * MIB)
+    layout = Layout(disks=(made,), arrays=(_mirror(carrier(made), "gone"),))
+    plan = make_plan(layout, {"sda": device(made.size_bytes)}, PlanOptions(without_md=True))
+    kinds = [type(each) for each in plan.actions]
+    (written,) = [n for n, each in enumerate(plan.actions) if isinstance(each, WriteVolume) and each.volume == "md0"]
+    assert kinds.index(LeaveArray) < written and MakeArray not in kinds
 
 
 def test_a_group_over_two_disks_is_not_restored_by_halves() -> None:

@@ -1,0 +1,48 @@
+"""What a plan makes and another disk of the machine holds already: refused, or retired when the operator says so. Pure.
+
+The server could boot into either of two groups, arrays or filesystems of one name. Retiring takes only signatures off,
+a few bytes each that the report keeps: LVM, md and mount no longer see what is behind them, and nothing of it is lost.
+Imports `core` and `hardware.{actions,draft,machine,targets}`.
+"""
+
+from __future__ import annotations
+
+from core.layout import Layout
+from hardware.actions import AnyAction, RetireTwin, Spot
+from hardware.draft import Draft
+from hardware.machine import Remnant, RemnantKind
+from hardware.targets import check_retired, find_twins
+
+_HINT = "unplug that disk; or make it a target; or take the signatures off with --retire SERIAL"
+
+
+def plan_twins(layout: Layout, draft: Draft) -> None:
+    """Every twin on another disk of the machine, and what becomes of it."""
+    options = draft.options
+    twins = find_twins(draft.actions, layout, options.remnants)
+    found: list[AnyAction] = []
+    for twin, what in twins.items():
+        if twin.path not in options.retired:
+            draft.refuse(twin.path, f"{_place(twin)} holds the same {what}: the server could boot into either", _HINT)
+            continue
+        spot = _spot(twin)
+        draft.refusals += check_retired(options.retired[twin.path], ((twin.start_bytes, spot.end_bytes),))
+        found.append(RetireTwin(spot=spot, what=what))
+    draft.actions[:0] = dict.fromkeys(found)
+    for path in options.retired:
+        if not any(twin.path == path for twin in twins):
+            draft.refuse(path, "nothing on it is there twice, so there is nothing to retire", "leave --retire out")
+    draft.refusals[:] = dict.fromkeys(draft.refusals)
+    draft.warnings += [f"{each.path} cannot be read: {each.mark}" for each in options.remnants if _unread(each)]
+
+
+def _spot(twin: Remnant) -> Spot:
+    return Spot(path=twin.path, number=twin.number, offset_bytes=twin.start_bytes, size_bytes=twin.size_bytes)
+
+
+def _place(twin: Remnant) -> str:
+    return _spot(twin).describe()
+
+
+def _unread(remnant: Remnant) -> bool:
+    return remnant.kind is RemnantKind.UNREAD
