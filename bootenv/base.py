@@ -65,7 +65,8 @@ def get_base(runner: Runner, monitor: Monitor, *, cache: Path, force: bool = Fal
 
     Older ones in the cache are removed. Raises ConfigError without root, ToolError when a step fails.
     """
-    folder = cache / f"base-{recipe.digest(bundle.requirements_for(recipe.PYTHON), _scripts())}"
+    made_by = [*_scripts(), Path(__file__).read_text()]  # this module decides too, by what it tells the tools
+    folder = cache / f"base-{recipe.digest(bundle.requirements_for(recipe.PYTHON), made_by)}"
     cache.mkdir(parents=True, exist_ok=True)
     with _alone(cache):
         if force or not (folder / "packages.txt").is_file():

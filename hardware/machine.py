@@ -76,11 +76,12 @@ class RemnantKind(StrEnum):
     GROUP = "volume group"
     ARRAY = "array"
     FILESYSTEM = "filesystem"
+    TABLE = "partition table"
     UNREAD = "unread"
 
 
 class Remnant(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One thing on a disk that is no target: `mark` is a group's name, the UUID of anything else, and why a disk could
+    """One thing on a disk that is no target: `mark` is a group's name, the id of anything else, and why a disk could
     not be read. It lies on partition `number`, 0 for the bare disk, in bytes from `start_bytes` on."""
 
     path: str

@@ -1,5 +1,5 @@
-"""What other disks of the machine hold that must not be there twice: volume groups by name, arrays and filesystems by
-UUID. A snapshot, read only. Imports `core` and `hardware.{facts,machine,stack,tables}`.
+"""What other disks of the machine hold that must not be there twice: volume groups by name, arrays, filesystems and
+partition tables by their ids. A snapshot, read only. Imports `core` and `hardware.{facts,machine,stack,tables}`.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from core.errors import RefloatError
-from core.layout import Role
+from core.layout import Role, Table
 from core.run import Runner
 from hardware.facts import Facts, Numbers, facts_of, partition_nodes
 from hardware.machine import DeviceKind, Inventory, Remnant, RemnantKind
@@ -25,7 +25,11 @@ def read_remnants(inventory: Inventory, targets: Collection[str], runner: Runner
             continue
         try:
             facts = facts_of(device.path)
-            for place, seen in _contents(facts, runner):
+            table, bare = read_table(facts, runner)
+            whole = _Place(facts.path, facts.rdev, 0, 0, facts.size_bytes)
+            if table is not None:
+                found.append(whole.remnant(RemnantKind.TABLE, table.id))
+            for place, seen in [(whole, bare)] if table is None else _partitions(table, facts, runner):
                 if seen.type == "LVM2_member" and place.rdev is not None:
                     carriers[place.rdev] = place
                 elif seen.uuid:
@@ -57,11 +61,7 @@ class _Place:
         )
 
 
-def _contents(facts: Facts, runner: Runner) -> Iterator[tuple[_Place, Signatures]]:
-    table, seen = read_table(facts, runner)
-    if table is None:
-        yield _Place(facts.path, facts.rdev, 0, 0, facts.size_bytes), seen
-        return
+def _partitions(table: Table, facts: Facts, runner: Runner) -> Iterator[tuple[_Place, Signatures]]:
     nodes = {} if facts.rdev is None else partition_nodes(facts.rdev)
     for part in table.partitions:
         if part.role is not Role.EXTENDED:

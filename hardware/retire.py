@@ -1,6 +1,6 @@
 """Takes the signatures off a twin, so that nothing finds it by name any more; a record of every byte is kept.
 
-Imports `core` and `hardware.{actions,facts,stack}`.
+Imports `core` and `hardware.{actions,attach,facts,kernelview,stack}`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from core.monitor import Monitor
 from core.run import Runner
 from hardware.actions import RetireTwin
 from hardware.attach import settle
-from hardware.facts import read_range
+from hardware.facts import facts_of, read_range
+from hardware.kernelview import refresh
 from hardware.stack.build import spot_path
 
 
@@ -40,6 +41,8 @@ def retire(action: RetireTwin, runner: Runner, monitor: Monitor) -> list[str]:
         raise WriteError(f"cannot write to {path}: {error.strerror}", path=path) from error
     finally:
         os.close(handle)
+    if not action.spot.number:
+        refresh(facts_of(path), None, runner)  # the partitions of a table that is gone
     settle(runner)
     if left := _signatures(path, runner):
         raise WriteError(f"{path} still has signatures: {', '.join(kind for _at, _size, kind in left)}", path=path)

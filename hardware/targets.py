@@ -9,7 +9,17 @@ from collections.abc import Iterator, Mapping, Sequence, Set
 import msgspec
 
 from core.layout import Disk, Layout, Role, volumes_of
-from hardware.actions import AnyAction, MakeArray, MakeEsp, MakeGroup, OpenCrypt, Range, RepairBoot, WriteVolume
+from hardware.actions import (
+    AnyAction,
+    MakeArray,
+    MakeEsp,
+    MakeGroup,
+    OpenCrypt,
+    Range,
+    RepairBoot,
+    WriteTable,
+    WriteVolume,
+)
 from hardware.machine import Device, DeviceKind, Remnant, RemnantKind, SiteSpot, Use, UseKind, is_junk
 
 
@@ -146,6 +156,8 @@ def find_twins(actions: Sequence[AnyAction], layout: Layout, remnants: Sequence[
             made[RemnantKind.GROUP, action.name] = f"volume group {action.name}"
         elif isinstance(action, MakeArray):
             made[RemnantKind.ARRAY, _plain(action.uuid)] = f"array {action.name}"
+        elif isinstance(action, WriteTable) and action.table.id.strip("0x-"):
+            made[RemnantKind.TABLE, _plain(action.table.id)] = f"partition table as {action.disk}"
         elif isinstance(action, WriteVolume) and (uuid := specs[action.volume].content.uuid):
             made[RemnantKind.FILESYSTEM, _plain(uuid)] = f"{specs[action.volume].content.type} of {action.volume}"
     seen = ((each, each.mark if each.kind is RemnantKind.GROUP else _plain(each.mark)) for each in remnants)

@@ -8,7 +8,7 @@ Imports `core` and `hardware.{actions,draft,machine,targets}`.
 from __future__ import annotations
 
 from core.layout import Layout
-from hardware.actions import AnyAction, RetireTwin, Spot
+from hardware.actions import RetireTwin, Spot
 from hardware.draft import Draft
 from hardware.machine import Remnant, RemnantKind
 from hardware.targets import check_retired, find_twins
@@ -20,7 +20,7 @@ def plan_twins(layout: Layout, draft: Draft) -> None:
     """Every twin on another disk of the machine, and what becomes of it."""
     options = draft.options
     twins = find_twins(draft.actions, layout, options.remnants)
-    found: list[AnyAction] = []
+    found: list[RetireTwin] = []
     for twin, what in twins.items():
         if twin.path not in options.retired:
             draft.refuse(twin.path, f"{_place(twin)} holds the same {what}: the server could boot into either", _HINT)
@@ -28,7 +28,8 @@ def plan_twins(layout: Layout, draft: Draft) -> None:
         spot = _spot(twin)
         draft.refusals += check_retired(options.retired[twin.path], ((twin.start_bytes, spot.end_bytes),))
         found.append(RetireTwin(spot=spot, what=what))
-    draft.actions[:0] = dict.fromkeys(found)
+    # a disk's partitions before its table, without which they could not be found
+    draft.actions = [*sorted(dict.fromkeys(found), key=lambda each: each.spot.number == 0), *draft.actions]
     for path in options.retired:
         if not any(twin.path == path for twin in twins):
             draft.refuse(path, "nothing on it is there twice, so there is nothing to retire", "leave --retire out")

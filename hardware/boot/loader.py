@@ -14,7 +14,7 @@ from hardware.boot.devices import is_device, kernel_basename
 from hardware.boot.families import os_release
 from hardware.boot.inside import Root
 from hardware.boot.job import Job
-from hardware.boot.kernels import crypts_below
+from hardware.boot.kernels import crypts_below, stack_of
 from hardware.boot.mounts import mounted_esp
 from hardware.boot.tables import fstab_rows
 
@@ -122,6 +122,8 @@ def check_menu(job: Job, path: str) -> None:
         job.report.check("menu", bool(found), f"{len(found)} entries as files")
         return
     troubles = [] if entries else ["it has no Linux entry"]
+    stack = stack_of(kernel_basename(job.place_of("/boot").path), job.request.layout)
+    troubles += ["/boot lies on a thin volume, which GRUB cannot read"] if ("dm_thin_pool", "") in stack else []
     for entry in entries[:1]:
         files = (entry.kernel, *entry.initrds)
         troubles += [f"{file} is not there" for file in files if job.from_grub(file) is None]

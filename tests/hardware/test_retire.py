@@ -42,6 +42,19 @@ def test_signatures_go_and_come_back_from_the_report(tmp_path: Path) -> None:
         assert Path(f"{node}p1").read_bytes() == before[0]
 
 
+def test_a_table_goes_after_its_partitions_and_its_bytes_stay(tmp_path: Path) -> None:
+    path = blank(tmp_path / "disk", 64 * MIB)
+    partition(path, f"label: gpt\n1: start=2048, size=61440, type={LINUX}\n")
+    with attach(path, read_only=False, partitions=True, runner=RUNNER) as node:
+        tool("mke2fs", "-q", "-t", "ext4", f"{node}p1")
+        before = Path(node).read_bytes()
+        lines = retire(RetireTwin(spot=Spot(path=node, size_bytes=64 * MIB), what="table"), RUNNER, Monitor())
+        assert tool("wipefs", "--no-act", node) == "" and len(lines) == 3
+        assert not Path(f"{node}p1").exists()
+        after = Path(node).read_bytes()
+        assert sum(one != other for one, other in zip(before, after, strict=True)) == 8 + 8 + 2
+
+
 def test_what_is_mounted_is_not_retired(tmp_path: Path) -> None:
     path = blank(tmp_path / "disk", 32 * MIB)
     tool("mke2fs", "-q", "-t", "ext4", path)

@@ -150,6 +150,7 @@ def test_uefi_to_bios_adds_a_bios_boot_partition_before_all_others() -> None:
 @pytest.mark.parametrize("remnant", [
     Remnant(path="/dev/old", kind=RemnantKind.GROUP, mark="vg0"),
     Remnant(path="/dev/old", kind=RemnantKind.FILESYSTEM, mark="FS-root"),
+    Remnant(path="/dev/old", kind=RemnantKind.TABLE, mark="ID-vda"),
 ])  # fmt: skip
 def test_a_twin_on_another_disk_is_refused(remnant: Remnant) -> None:
     layout = _thick()

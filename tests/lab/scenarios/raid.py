@@ -26,6 +26,7 @@ SCENARIOS: tuple[Scenario, ...] = (
     onto(RAID, TWO, "two blank disks on another controller", options=OPEN),
     control(RAID, TWO, options=OPEN),
     onto(RAID, ONE, "one disk: the mirror is dissolved", options=f"{OPEN} --no-md"),
+    control(RAID, ONE, options=f"{OPEN} --no-md"),
     onto(
         RAID,
         ONE,

@@ -18,6 +18,8 @@ SMALLER = Target("smaller", THICK.firmware, (NewDisk("SMALL-OS", 3584), NewDisk(
 ONE_LOST = Target(
     "one-lost", THICK.firmware, (NewDisk("BLANK-OS", 5120), NewDisk("THICK-ARCHIVE", 768, survives=True)), THICK.nics
 )
+#: The old OS disk still answers, and stays in the machine beside the new one.
+TWIN = Target("twin", THICK.firmware, (*SAME.disks, NewDisk("THICK-OS", 5120, survives=True)), THICK.nics)
 
 
 def _interrupted(lab: Lab) -> None:
@@ -30,5 +32,6 @@ SCENARIOS: tuple[Scenario, ...] = (
     onto(THICK, SAME, "the same machine with blank disks"),
     onto(THICK, SMALLER, "a disk 30 % smaller: ext4 gives way, xfs stays"),
     onto(THICK, ONE_LOST, "of two disks only the OS one is lost", options="--only vda"),
+    onto(THICK, TWIN, "beside the old disk, whose twins are retired", options="--retire THICK-OS"),
     Scenario("thick-interrupted", "kill -9 and power-off while imaging: nothing left over, nothing lost", _interrupted),
 )
