@@ -177,6 +177,12 @@ def targets_of(disks: Sequence[str], options: RestoreOptions, inventory: Invento
         else:
             found[name] = find_device(inventory, device)
     wanted = [name for name in disks if not options.only or any(_belongs(each, name) for each in options.only)]
+    if not wanted:
+        volume = next(iter(options.only))
+        raise ConfigError(
+            f"{volume} is no part of {', '.join(disks)}: what lies on LVM, md or LUKS is restored with its disks",
+            hint=f"its bytes alone: refloat export IMAGE {volume} -o - | dd of=DEVICE bs=1M conv=fsync",
+        )
     rest_of = [name for name in wanted if name not in found]
     if len(loose) != len(rest_of) and (loose or not found):
         raise ConfigError(

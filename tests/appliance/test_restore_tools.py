@@ -84,6 +84,8 @@ def _inventory() -> Inventory:
 def test_disks_that_nobody_names_stay_out_when_all_targets_are_named() -> None:
     assert list(targets_of(["vda", "vdb"], RestoreOptions(to=("vdb=a",)), _inventory())) == ["vdb"]
     assert list(targets_of(["vda", "vdb"], RestoreOptions(to=("a", "b")), _inventory())) == ["vda", "vdb"]
+    with pytest.raises(ConfigError, match="no part of vda, vdb"):
+        targets_of(["vda", "vdb"], RestoreOptions(to=("a",), only=("vg0-root",)), _inventory())
 
 
 @pytest.mark.parametrize("to", [("a",), ("a", "b", "a"), ("vdc=a",), ("vda=a", "vda=b")])
