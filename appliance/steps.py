@@ -29,7 +29,7 @@ from hardware.actions import (
     WriteTable,
     WriteVolume,
 )
-from hardware.apply import clear_space, clear_table, grow_filesystem, make_swap, write_table
+from hardware.apply import clear_space, clear_table, grow_filesystem, is_claimed_for_partitions, make_swap, write_table
 from hardware.attach import settle
 from hardware.boot.make import make_bootable
 from hardware.boot.values import BootReport, BootRequest, Restored
@@ -137,7 +137,8 @@ class Hand:
             disks: dict[str, Target] = {}
             for each in writes:
                 if each.path not in disks:
-                    disks[each.path] = Target(each.path, shared=each.path in held)
+                    shared = each.path in held or is_claimed_for_partitions(each.path)
+                    disks[each.path] = Target(each.path, shared=shared)
                     stack.callback(disks[each.path].close)
             reports = Restore(self.image, targets, disks, self.monitor, read_back=self.read_back).run()
         # udev reads the table of a disk again when one who wrote to it lets go; its partitions are gone for a moment

@@ -79,7 +79,8 @@ class Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class Disk(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A disk as it was imaged. `name` is unique within the layout and safe in file names."""
+    """A disk as it was imaged. `name` is unique within the layout and safe in file names; `multipath`: it was a map
+    that joins several paths."""
 
     name: str
     size_bytes: int
@@ -89,6 +90,7 @@ class Disk(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     wwn: str = ""
     model: str = ""
     transport: str = ""
+    multipath: bool = False
     table: Table | None = None
     content: Content = Content()
 

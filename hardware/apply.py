@@ -17,7 +17,7 @@ from core.monitor import Monitor
 from core.run import Runner
 from hardware.actions import ClearSpace, ClearTable, GrowFilesystem, MakeSwap, WriteTable
 from hardware.attach import attach
-from hardware.facts import Facts, facts_of, read_range
+from hardware.facts import Facts, facts_of, is_map, kernel_path, partition_nodes, read_range
 from hardware.gpt import SIGNATURE
 from hardware.kernelview import refresh
 from hardware.tables import look_at_gpt, read_table
@@ -236,12 +236,27 @@ def _facts(path: str, sector_bytes: int | None) -> Facts:
 
 def _claim(facts: Facts) -> None:
     """Refuse a disk that somebody took since the plan was made: the kernel tells by EBUSY on O_EXCL (open(2))."""
-    if facts.is_file:
+    if facts.rdev is None:
         return
-    try:
-        os.close(os.open(facts.path, os.O_RDWR | os.O_EXCL | os.O_CLOEXEC))
-    except OSError as error:
-        raise TargetError(f"{facts.path} is in use now: {error.strerror}", hint="see who: lsblk, fuser -v") from error
+    # device-mapper itself claims a map that has partitions, for them
+    parts = [kernel_path(rdev) for rdev, _start, _size in partition_nodes(facts.rdev).values()]
+    for path in parts if parts and is_map(facts.rdev) else [facts.path]:
+        try:
+            os.close(os.open(path, os.O_RDWR | os.O_EXCL | os.O_CLOEXEC))
+        except OSError as error:
+            raise TargetError(f"{path} is in use now: {error.strerror}", hint="see who: lsblk, fuser -v") from error
+
+
+def is_claimed_for_partitions(path: str) -> bool:
+    """Whether device-mapper claims the disk for its partitions, so that nobody else can: a multipath map that has some.
+
+    Raises TargetError when one of those is in use.
+    """
+    facts = _facts(path, None)
+    if facts.rdev is None or not is_map(facts.rdev) or not partition_nodes(facts.rdev):
+        return False
+    _claim(facts)
+    return True
 
 
 @contextlib.contextmanager

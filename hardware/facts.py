@@ -1,6 +1,6 @@
 """Facts the kernel tells of one path: size, sector sizes, partition nodes. Read fresh each time, nothing is kept.
 
-Imports `core` only. Everything here raises SourceError when it cannot be told; unknown is never zero.
+Imports `core` and `hardware.devmap`. Everything here raises SourceError when it cannot be told; unknown is never zero.
 """
 
 from __future__ import annotations
@@ -8,16 +8,20 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import re
 import stat
 import struct
 from dataclasses import dataclass
 from pathlib import Path
 
 from core.errors import SourceError
+from hardware.devmap import linear_start
 
 # linux/fs.h; the same on every architecture Debian supports
 _BLKROGET, _BLKSSZGET, _BLKPBSZGET, _BLKGETSIZE64 = 0x125E, 0x1268, 0x127B, 0x80081272
 SYS = Path("/sys")
+#: How multipath-tools and kpartx call their mappings to device-mapper, whatever name they have (libmultipath, kpartx).
+_MAP, _MAP_PARTITION = "mpath-", re.compile(r"part(\d+)-(mpath-.+)")
 
 Numbers = tuple[int, int]  # major, minor
 
@@ -126,17 +130,54 @@ def read_sys(path: Path) -> str:
         raise SourceError(f"cannot read {path}: {error.strerror}", hint="run as root") from error
 
 
-def partition_nodes(rdev: tuple[int, int]) -> dict[int, tuple[tuple[int, int], int, int]]:
+def numbers_of(folder: Path) -> Numbers:
+    """The numbers of the device that a sysfs folder is of."""
+    major, _, minor = read_sys(folder / "dev").partition(":")
+    return int(major), int(minor)
+
+
+def holders_of(rdev: Numbers) -> list[Numbers]:
+    """What the kernel has built on a device, in order of name."""
+    folder = sys_folder(rdev) / "holders"
+    return [numbers_of(entry) for entry in sorted(folder.iterdir())] if folder.exists() else []
+
+
+def dm_uuid(rdev: Numbers) -> str:
+    """`LVM-…`, `CRYPT-LUKS2-…`, `mpath-…`; empty for what is not device-mapper's."""
+    return read_sys(sys_folder(rdev) / "dm/uuid")
+
+
+def is_map(rdev: Numbers) -> bool:
+    """Whether the device is a multipath map: a disk, put together from its paths."""
+    return dm_uuid(rdev).startswith(_MAP)
+
+
+def kernel_path(rdev: Numbers) -> str:
+    """`/dev/md0`; for device-mapper `/dev/mapper/NAME`, the name that stays."""
+    folder = sys_folder(rdev)
+    name = read_sys(folder / "dm/name")
+    return f"/dev/mapper/{name}" if name else f"/dev/{folder.name.replace('!', '/')}"
+
+
+def partition_nodes(rdev: Numbers) -> dict[int, tuple[Numbers, int, int]]:
     """What partitions the kernel sees on a disk now: number → (device numbers, start, size), in bytes.
 
-    sysfs counts in 512-byte units whatever the sector size (Documentation/ABI/stable/sysfs-block).
+    sysfs counts in 512-byte units whatever the sector size (Documentation/ABI/stable/sysfs-block). The kernel reads no
+    tables on device-mapper's devices: a map's partitions are mappings that kpartx made.
     """
+    uuid = dm_uuid(rdev)
+    if uuid.startswith(_MAP):
+        mapped = ((holder, _MAP_PARTITION.fullmatch(dm_uuid(holder))) for holder in holders_of(rdev))
+        return {
+            int(match[1]): (holder, linear_start(holder, rdev), int(read_sys(sys_folder(holder) / "size")) * 512)
+            for holder, match in mapped
+            if match and match[2] == uuid
+        }
     found = {}
     for entry in sys_folder(rdev).iterdir():
         texts = [read_sys(entry / name) for name in ("partition", "dev", "start", "size")] if entry.is_dir() else [""]
         if all(texts):  # one that is just being removed has some of them no more
-            major, minor = texts[1].split(":")
-            found[int(texts[0])] = ((int(major), int(minor)), int(texts[2]) * 512, int(texts[3]) * 512)
+            found[int(texts[0])] = (numbers_of(entry), int(texts[2]) * 512, int(texts[3]) * 512)
     return found
 
 

@@ -6,18 +6,18 @@ Nothing is kept. Imports `hardware.facts`; pyudev reads /run/udev and /sys by it
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pyudev
 
 from core.errors import SourceError
-from hardware.facts import Facts, read_sys, sys_folder
+from hardware.facts import Facts, is_map, read_sys, sys_folder
 
 
 @dataclass(frozen=True)
 class Identity:
-    """Empty text: the disk does not say."""
+    """Empty text: the disk does not say. `claimed`: multipath-tools take it for a path, to a disk that has several."""
 
     serial: str = ""
     wwn: str = ""
@@ -25,11 +25,17 @@ class Identity:
     transport: str = ""
     id_path: str = ""
     removable: bool = False
+    claimed: bool = False
 
 
 def identity_of(facts: Facts) -> Identity:
-    """The identity of a block device; that of a file is empty."""
-    return Identity() if facts.rdev is None else identity_in(sys_folder(facts.rdev))
+    """The identity of a block device; that of a file is empty, that of a multipath map is what its paths say."""
+    if facts.rdev is None:
+        return Identity()
+    folder = sys_folder(facts.rdev)
+    paths = sorted((folder / "slaves").iterdir()) if is_map(facts.rdev) else []
+    # the controller's path is each path's own
+    return replace(identity_in(paths[0].resolve()), id_path="", claimed=False) if paths else identity_in(folder)
 
 
 def identity_in(folder: Path) -> Identity:
@@ -45,6 +51,7 @@ def identity_in(folder: Path) -> Identity:
         transport=_first(udev, "ID_BUS") or _bus(folder),
         id_path=_first(udev, "ID_PATH") or _sys_path(folder),
         removable=read_sys(folder / "removable") == "1",
+        claimed=udev.get("DM_MULTIPATH_DEVICE_PATH") == "1",
     )
 
 

@@ -14,7 +14,7 @@ from core.errors import WriteError
 from core.layout import Role, Table
 from core.run import Runner
 from hardware.attach import settle
-from hardware.facts import Facts, partition_nodes
+from hardware.facts import Facts, is_map, partition_nodes
 
 _BLKRRPART = 0x125F  # linux/fs.h
 _TRIES = 10
@@ -29,6 +29,9 @@ def refresh(facts: Facts, table: Table | None, runner: Runner) -> None:
     if facts.rdev is None or _agrees(facts.rdev, table):
         return
     settle(runner)  # udev opens a disk that has just been written
+    if is_map(facts.rdev):
+        _map_again(facts, table, runner)
+        return
     scanned = _reread(facts.path)
     settle(runner)
     if not _agrees(facts.rdev, table) and (scanned or partition_nodes(facts.rdev)):
@@ -42,6 +45,20 @@ def refresh(facts: Facts, table: Table | None, runner: Runner) -> None:
         raise WriteError(
             f"the kernel does not see the new partitions of {facts.path}",
             hint="is something using an old one? see `lsblk`; then start the restore again",
+            path=facts.path,
+        )
+
+
+def _map_again(facts: Facts, table: Table | None, runner: Runner) -> None:
+    """The kernel reads no tables on mappings: kpartx makes a mapping for each partition, called as udev's rules do."""
+    # without a table it has nothing to go by but what is there
+    argv = ["kpartx", "-d", "-s", facts.path] if table is None else ["kpartx", "-u", "-s", "-p", "-part", facts.path]
+    runner.run(argv, purpose=f"map the partitions of {facts.path}")
+    settle(runner)
+    if facts.rdev is not None and not _agrees(facts.rdev, table):
+        raise WriteError(
+            f"the partitions of {facts.path} are not mapped as they are in its table",
+            hint="is something using an old one? see `lsblk`, `dmsetup ls --tree`; then start the restore again",
             path=facts.path,
         )
 

@@ -14,10 +14,18 @@ import msgspec
 
 from core.errors import TargetError
 
+#: What to do about a disk that several paths lead to, and no map joins.
+JOIN_HINT = (
+    "let multipath join its paths (apt install multipath-tools; `find_multipaths yes` in /etc/multipath.conf; "
+    "systemctl restart multipathd; `multipath -ll` shows the map), then name the map"
+)
+
 
 class UseKind(StrEnum):
-    """How something uses a device. UNKNOWN: it could not be found out, which counts as in use."""
+    """How something uses a device. PATH: it is one way to a disk that several lead to, and nothing has joined them.
+    UNKNOWN: it could not be found out, which counts as in use."""
 
+    PATH = "path"
     MOUNTED = "mounted"
     SWAP = "swap"
     HOLDER = "holder"
@@ -49,7 +57,9 @@ class Use(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
     def describe(self) -> str:
         """For people: `/dev/sda1 is mounted at /boot`."""
+        also = f" ({self.where} is another)" if self.where else ""
         words = {
+            UseKind.PATH: f"is only one path to its disk{also}, and no multipath map joins them",
             UseKind.MOUNTED: f"is mounted at {self.where}",
             UseKind.SWAP: "is used as swap",
             UseKind.HOLDER: f"is part of {self.where}",
@@ -99,7 +109,8 @@ class DeviceKind(StrEnum):
 
 
 class Device(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Something an image can be restored onto. `id_path` is the controller path; `spots` is None until somebody looked
+    """Something an image can be restored onto. `id_path` is the controller path; `paths` are those of a multipath map,
+    which is one disk and stands for them; `spots` is None until somebody looked
     for sites (`inventory.inspect_target`), and a plan refuses a device that nobody looked at."""
 
     path: str
@@ -115,6 +126,7 @@ class Device(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     removable: bool = False
     read_only: bool = False
     kind: DeviceKind = DeviceKind.DISK
+    paths: tuple[str, ...] = ()
     uses: tuple[Use, ...] = ()
     spots: tuple[SiteSpot, ...] | None = None
 
@@ -200,6 +212,11 @@ def tokens(inventory: Inventory) -> dict[str, str]:
     }
 
 
+def _real(path: str) -> str:
+    """A map goes by the name of its mapping, which is a link to what the kernel calls it."""
+    return os.path.realpath(path) if path.startswith("/dev/mapper/") else path
+
+
 def find_device(inventory: Inventory, text: str) -> Device:
     """The device that `text` names: its token, serial, WWN or path. Raises TargetError when none or several do."""
     named = tokens(inventory)
@@ -208,11 +225,15 @@ def find_device(inventory: Inventory, text: str) -> Device:
     loose = [
         device
         for device in inventory.devices
-        if text and text in (device.serial, device.wwn, device.path) or device.path == real
+        if text and text in (device.serial, device.wwn, device.path) or real in (device.path, _real(device.path))
     ]
     matches = exact or loose
     if len(matches) == 1:
         return matches[0]
+    if (joined := next((device for device in inventory.devices if real and real in device.paths), None)) is not None:
+        raise TargetError(
+            f"{text} is only one path to the disk {joined.path}", hint=f"name the disk: {named[joined.path]}"
+        )
     known = ", ".join(f"{device.path} ({named[device.path]})" for device in (matches or inventory.devices)) or "none"
     if matches:
         raise TargetError(f"{text!r} names more than one device", hint=f"use one of: {known}", devices=list(named))

@@ -16,8 +16,9 @@ from core.errors import SourceError
 from core.layout import Content, Disk, Layout, Partition, Role, Table, partition_node
 from core.run import Runner
 from hardware.contents import content_of, read_content
-from hardware.facts import Facts, facts_of
+from hardware.facts import Facts, facts_of, is_map, kernel_path
 from hardware.identity import identity_of
+from hardware.multipath import refuse_paths
 from hardware.netview import read_interfaces
 from hardware.stack.read import read_stack
 from hardware.tables import read_table
@@ -35,13 +36,13 @@ class DiskSource:
 
 
 def read_layout(sources: Sequence[DiskSource], runner: Runner, firmware: str = "") -> Layout:
-    """Describe these disks. Raises SourceError for one that is unreadable, named twice, or whose table is not sound."""
+    """Describe these disks. Raises SourceError for one that is unreadable, named twice, only a path to a disk, or whose
+    table is not sound."""
     facts = [facts_of(source.path, source.sector_bytes) for source in sources]
     if len({each.path for each in facts}) != len(facts):
         raise SourceError("the same disk is named twice", hint="name each disk once, by one path")
-    names = disk_names(
-        [source.name or os.path.basename(each.path) for source, each in zip(sources, facts, strict=True)]
-    )
+    refuse_paths(facts)
+    names = disk_names([source.name or _own_name(each) for source, each in zip(sources, facts, strict=True)])
     disks = tuple(read_disk(each, name, runner) for each, name in zip(facts, names, strict=True))
     stack = read_stack(list(zip(facts, disks, strict=True)), runner)
     return Layout(
@@ -53,6 +54,10 @@ def read_layout(sources: Sequence[DiskSource], runner: Runner, firmware: str = "
         hostname=os.uname().nodename,
         firmware=firmware,
     )
+
+
+def _own_name(facts: Facts) -> str:
+    return os.path.basename(facts.path if facts.rdev is None else kernel_path(facts.rdev))
 
 
 @dataclass(frozen=True)
@@ -116,6 +121,7 @@ def read_disk(facts: Facts, name: str, runner: Runner) -> Disk:
         wwn=identity.wwn,
         model=identity.model,
         transport=identity.transport,
+        multipath=facts.rdev is not None and is_map(facts.rdev),
         table=table,
         content=content,
     )

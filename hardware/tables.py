@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -211,12 +212,13 @@ def _from_sfdisk(facts: Facts, node: str, runner: Runner) -> Table:
     if found.get("unit") != "sectors" or unit != facts.sector_bytes:
         raise _broken(facts, "libfdisk counts in another unit")
     kind, table_id = TableKind(found["label"]), str(found["id"])
-    parts = [_sfdisk_row(each, node, unit, kind, table_id) for each in found.get("partitions", ())]
+    parts = [_sfdisk_row(each, unit, kind, table_id) for each in found.get("partitions", ())]
     return Table(kind=kind, id=table_id, partitions=_roles(parts, kind))
 
 
-def _sfdisk_row(row: dict[str, Any], node: str, unit: int, kind: TableKind, table_id: str) -> Partition:
-    number = int(row["node"].removeprefix(node).lstrip("p"))
+def _sfdisk_row(row: dict[str, Any], unit: int, kind: TableKind, table_id: str) -> Partition:
+    # libfdisk has a name of its own for a mapping (`/dev/mapper/NAME-part1`), and `p` after a name that ends in a digit
+    number = int(re.findall(r"\d+$", row["node"])[0])
     dos = kind is TableKind.DOS
     return Partition(
         number=number,

@@ -20,7 +20,7 @@ from hardware.actions import (
     WriteTable,
     WriteVolume,
 )
-from hardware.machine import Device, DeviceKind, Remnant, RemnantKind, SiteSpot, Use, UseKind, is_junk
+from hardware.machine import JOIN_HINT, Device, DeviceKind, Remnant, RemnantKind, SiteSpot, Use, UseKind, is_junk
 
 
 class Refusal(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -73,6 +73,8 @@ def _concerns(start: int | None, ranges: tuple[Range, ...] | None) -> bool:
 def _use_fault(use: Use) -> tuple[str, str]:
     if use.boots:
         return f"this machine runs from it: {use.describe()}", "choose another disk"
+    if use.kind is UseKind.PATH:
+        return use.describe(), JOIN_HINT
     if use.kind is UseKind.UNKNOWN:
         return f"it cannot be told whether it is in use: {use.where}", "run as root; is the disk sound?"
     hints = {

@@ -10,12 +10,22 @@ import errno
 import fcntl
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from core.errors import SourceError
-from hardware.facts import Facts, Numbers, facts_of, partition_nodes, read_sys, sys_folder
+from hardware.facts import (
+    Facts,
+    Numbers,
+    facts_of,
+    holders_of,
+    is_map,
+    kernel_path,
+    partition_nodes,
+    read_sys,
+    sys_folder,
+)
 from hardware.machine import Use, UseKind
 from hardware.sitefind import holds_site
 
@@ -72,35 +82,39 @@ def _device_uses(
         return
     seen.add(rdev)
     node = f"/dev/{_name(rdev)}"
-    above = list(_stacked(rdev, start, world, seen))
+    nodes = partition_nodes(rdev) if partitions else {}
+    above = list(_stacked(rdev, start, world, seen, {part for part, _offset, _size in nodes.values()}))
     for mount in world.mounts.get(rdev, ()):
         above.append(
             Use(kind=UseKind.MOUNTED, device=node, where=mount.where, start_bytes=start, writable=mount.writable)
         )
     if rdev in world.swaps:
         above.append(Use(kind=UseKind.SWAP, device=node, where="swap", start_bytes=start, writable=True))
-    if partitions:
-        for number_rdev, offset, _size in partition_nodes(rdev).values():
-            above += _device_uses(number_rdev, None if start is None else start + offset, world, seen, partitions=False)
+    for number_rdev, offset, _size in nodes.values():
+        above += _device_uses(number_rdev, None if start is None else start + offset, world, seen, partitions=False)
     yield from above
-    if not above and _claimed(node):
+    # device-mapper itself claims a map that has partitions, for them
+    if not above and not (nodes and is_map(rdev)) and _claimed(node):
         yield Use(
             kind=UseKind.OPEN, device=node, where="opened exclusively by something", start_bytes=start, writable=True
         )
 
 
-def _stacked(rdev: Numbers, start: int | None, world: _World, seen: set[Numbers]) -> Iterator[Use]:
-    holders = sys_folder(rdev) / "holders"
-    for holder in sorted(holders.iterdir()) if holders.exists() else ():
-        upper = _numbers(read_sys(holder / "dev") or "0:0")
+def _stacked(
+    rdev: Numbers, start: int | None, world: _World, seen: set[Numbers], partitions: Collection[Numbers]
+) -> Iterator[Use]:
+    """`partitions` are a map's own: mappings, but no uses of it."""
+    for upper in holders_of(rdev):
+        if upper in partitions:
+            continue
         yield Use(
             kind=UseKind.HOLDER,
             device=f"/dev/{_name(rdev)}",
-            where=f"/dev/{holder.name}",
+            where=kernel_path(upper),
             start_bytes=start,
             writable=True,
         )
-        yield from _device_uses(upper, start, world, seen, partitions=False)
+        yield from _device_uses(upper, start, world, seen, partitions=is_map(upper))
     for loop in world.loops:
         if loop.disk == rdev:
             yield from _loop_uses(loop, start, world, seen)

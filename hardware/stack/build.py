@@ -19,9 +19,8 @@ from core.monitor import Monitor
 from core.run import Runner
 from hardware.actions import LeaveArray, MakeArray, MakeEsp, MakeGroup, OpenCrypt, Spot
 from hardware.attach import settle
-from hardware.facts import facts_of, partition_nodes, sys_folder
+from hardware.facts import facts_of, kernel_path, partition_nodes, sys_folder
 from hardware.stack.lvm import Report, read_report
-from hardware.stack.nodes import kernel_path
 
 _AGAIN = "the restore can be started again and goes on where it was"
 _WAIT_SECONDS = 10.0

@@ -9,8 +9,8 @@ from pathlib import Path
 from core.errors import SourceError
 from core.layout import Crypt
 from core.run import Runner
-from hardware.facts import Numbers
-from hardware.stack.nodes import Node, dm_uuid, facts_at, kernel_path
+from hardware.facts import Numbers, dm_uuid, kernel_path
+from hardware.stack.nodes import Node, facts_at
 
 
 def opened_on(carrier: Node) -> Numbers | None:

@@ -7,8 +7,8 @@ from pathlib import Path
 from core.errors import SourceError
 from core.layout import Array
 from core.run import Runner
-from hardware.facts import Numbers, read_sys, sys_folder
-from hardware.stack.nodes import Node, device_numbers, facts_at, kernel_path
+from hardware.facts import Numbers, kernel_path, numbers_of, read_sys, sys_folder
+from hardware.stack.nodes import Node, facts_at
 
 
 def array_on(member: Node) -> Numbers | None:
@@ -52,7 +52,7 @@ def _members(folder: Path, known: dict[Numbers, str]) -> list[tuple[int, str, in
     """(slot, node, data offset in bytes) of the members that hold data now; spares and faulty ones are left out."""
     found = []
     for entry in sorted(folder.glob("dev-*")):
-        rdev, slot = device_numbers((entry / "block").resolve()), read_sys(entry / "slot")
+        rdev, slot = numbers_of((entry / "block").resolve()), read_sys(entry / "slot")
         if rdev not in known:
             raise SourceError(
                 f"{kernel_path(rdev)} is part of the array {folder.parent.name}, and its disk is not to be imaged",
