@@ -24,6 +24,8 @@ _ENABLED = {
     "/etc/systemd/system/refloat-console@.service": "multi-user.target.wants/refloat-console@tty1.service",
     # the same unit on the serial line
     "/etc/systemd/system/./refloat-console@.service": "multi-user.target.wants/refloat-console@ttyS0.service",
+    # several paths to one disk become one disk; that writes nothing
+    "/usr/lib/systemd/system/multipathd.service": "sysinit.target.wants/multipathd.service",
     "/usr/lib/systemd/system/systemd-networkd.service": "multi-user.target.wants/systemd-networkd.service",
     "/usr/lib/systemd/system/systemd-resolved.service": "multi-user.target.wants/systemd-resolved.service",
 }

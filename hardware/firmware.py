@@ -111,6 +111,24 @@ def plan_boot(layout: Layout, targets: Mapping[str, Device], draft: Draft) -> No
     if draft.options.repair and disks:
         firmware = draft.options.firmware or layout.firmware or "bios"
         draft.last.append(RepairBoot(firmware=firmware, disks=tuple(targets[name].path for name in disks)))
+        draft.warnings += [
+            warning for name in sorted(draft.whole) if (warning := _other_paths(layout.disk(name), targets[name]))
+        ]
+
+
+def _other_paths(disk: Disk, target: Device) -> str:
+    """What becomes of a server whose disk has several paths now, or has them no more; empty when neither is so."""
+    if disk.multipath and not target.paths:
+        return (
+            f"{disk.name} was a multipath map, {target.path} is a single disk: the server boots without the map; "
+            "its /etc/multipath.conf still names the old one"
+        )
+    if target.paths and not disk.multipath:
+        return (
+            f"{disk.name} was a single disk, {target.path} is a multipath map: until the server has "
+            "multipath-tools-boot in its initramfs, it starts from one path alone"
+        )
+    return ""
 
 
 def _esp(table: Table) -> bool:

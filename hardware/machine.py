@@ -16,8 +16,8 @@ from core.errors import TargetError
 
 #: What to do about a disk that several paths lead to, and no map joins.
 JOIN_HINT = (
-    "let multipath join its paths (apt install multipath-tools; `find_multipaths yes` in /etc/multipath.conf; "
-    "systemctl restart multipathd; `multipath -ll` shows the map), then name the map"
+    "let multipath join its paths (apt install multipath-tools, and multipath-tools-boot where the system is on it; "
+    "`find_multipaths yes` in /etc/multipath.conf; systemctl restart multipathd; `multipath -ll`), then name the map"
 )
 
 

@@ -4,6 +4,7 @@ partition tables by their ids. A snapshot, read only. Imports `core` and `hardwa
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
@@ -24,7 +25,7 @@ def read_remnants(inventory: Inventory, targets: Collection[str], runner: Runner
         if device.kind is not DeviceKind.DISK or device.path in targets:
             continue
         try:
-            facts = facts_of(device.path)
+            facts = dataclasses.replace(facts_of(device.path), path=device.path)  # the name that a plan knows it by
             table, bare = read_table(facts, runner)
             whole = _Place(facts.path, facts.rdev, 0, 0, facts.size_bytes)
             if table is not None:

@@ -1,6 +1,6 @@
 """Takes the signatures off a twin, so that nothing finds it by name any more; a record of every byte is kept.
 
-Imports `core` and `hardware.{actions,attach,facts,kernelview,stack}`.
+Imports `core` and `hardware.{actions,apply,attach,facts,kernelview,stack}`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from core.errors import FormatError, TargetError, WriteError
 from core.monitor import Monitor
 from core.run import Runner
 from hardware.actions import RetireTwin
+from hardware.apply import is_claimed_for_partitions
 from hardware.attach import settle
 from hardware.facts import facts_of, read_range
 from hardware.kernelview import refresh
@@ -29,8 +30,9 @@ def retire(action: RetireTwin, runner: Runner, monitor: Monitor) -> list[str]:
     told = [f"{path}: {kind} taken off at byte {at}, it was {data.hex()}" for at, data, kind in found]
     for line in told:
         monitor.step(line)  # before it is done: nobody may be left to say it afterwards
+    exclusive = 0 if is_claimed_for_partitions(path) else os.O_EXCL
     try:
-        handle = os.open(path, os.O_RDWR | os.O_EXCL | os.O_CLOEXEC)
+        handle = os.open(path, os.O_RDWR | exclusive | os.O_CLOEXEC)
     except OSError as error:
         raise TargetError(f"{path} is in use now: {error.strerror}", hint="see who: lsblk, fuser -v") from error
     try:

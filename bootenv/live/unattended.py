@@ -61,6 +61,8 @@ def carry_out(line: str, runner: Runner, tell: Tell) -> None:
     nonce = wanted_nonce(line)
     started = time.monotonic()
     try:
+        # targets are named by serial, and until its paths are joined a disk's serial names several
+        runner.run(["systemctl", "start", "multipathd.service"], purpose="join paths to one disk")
         for label, folder in media.wanted_mounts(line):
             media.mount_label(label, folder, runner, writable=True)
         kit = _open_kit(runner, tell)

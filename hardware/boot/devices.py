@@ -1,19 +1,21 @@
 """What the restored server's files call a device, and what that device is called now.
 
 `Names` is pure; `devices_now` asks blkid. A spec is what fstab(5), crypttab(5) or `root=` use: a path or `UUID=…`.
-Imports `core` and `hardware.boot.values`.
+Imports `core`, `hardware.boot.values` and `hardware.multipath`.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from core.layout import Layout, partition_node
+from core.layout import Disk, Layout, partition_node
 from core.run import Runner
 from hardware.boot.values import BootRequest
+from hardware.multipath import map_over, whole_of
 
 _BY = re.compile(r"/dev/disk/by-(uuid|label|partuuid|partlabel)/(.+)")
 _PART = re.compile(r"/dev/disk/by-(?:id|path|diskseq)/(.+?)(?:-part(\d+))?")
@@ -33,15 +35,26 @@ class Now:
 
 
 def devices_now(runner: Runner) -> tuple[Now, ...]:
-    """Every block device with a filesystem, container or partition. Raises ToolError."""
+    """Every block device with a filesystem, container or partition; what lies on a path is its map's. Raises
+    ToolError."""
     text = runner.run(["blkid", "-c", "/dev/null", "-o", "export"], purpose="see what is on the disks", ok=(0, 2)).text
     found = []
     for block in text.split("\n\n"):
         facts = dict(line.partition("=")[::2] for line in block.splitlines() if "=" in line)
-        if path := facts.get("DEVNAME"):
+        if (path := facts.get("DEVNAME")) and not _is_a_path(path):
             keys = ("UUID", "LABEL", "PARTUUID", "PARTLABEL", "TYPE")
             found.append(Now(path, *(re.sub(r"\\(.)", r"\1", facts.get(key, "")) for key in keys)))
     return tuple(found)
+
+
+def _is_a_path(path: str) -> bool:
+    """Whether a device is a path of a multipath map, or a partition that the kernel found on one."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return False
+    numbers = os.major(status.st_rdev), os.minor(status.st_rdev)
+    return stat.S_ISBLK(status.st_mode) and map_over(whole_of(numbers)) is not None
 
 
 class Names:
@@ -60,6 +73,8 @@ class Names:
             where = self._nodes.get(node) or next((each.path for each in now if uuid and each.uuid == uuid), "")
             for name in names:
                 self._old.setdefault(name, where)
+        # multipath-tools give a map's name to its WWID: on another disk it may be another
+        self._fleeting = {name for disk in request.layout.disks for name in _map_names(disk)}
         self._serials = {disk.serial: disk.name for disk in request.layout.disks if disk.serial}
         self._only = request.layout.disks[0].name if len(request.layout.disks) == 1 else ""
         self._raw = {
@@ -105,7 +120,7 @@ class Names:
         elif (by := _BY.fullmatch(plain)) is not None:
             if _same(getattr(facts, by[1]), by[2]):
                 return spec
-        elif _stable(plain) and self._old.get(plain) == path:
+        elif _stable(plain) and plain not in self._fleeting and self._old.get(plain) == path:
             return spec
         return f"UUID={facts.uuid}" if facts.uuid else path
 
@@ -142,12 +157,26 @@ def kernel_name(disk: str, number: int) -> str:
     return f"{disk}p{number}" if disk[-1:].isdigit() else f"{disk}{number}"
 
 
+def _map_names(disk: Disk, number: int = -1) -> list[str]:
+    """What a multipath map's partition `number` was called (0: the map itself, -1: all of them): Debian's kpartx says
+    `mpatha-part1`, others `mpatha1`."""
+    if not disk.multipath:
+        return []
+    numbers = [0, *(part.number for part in disk.table.partitions)] if disk.table else [0]
+    if number < 0:
+        return [name for each in numbers for name in _map_names(disk, each)]
+    whole = f"/dev/mapper/{disk.name}"
+    return [f"{whole}-part{number}", f"/dev/mapper/{kernel_name(disk.name, number)}"] if number else [whole]
+
+
 def _old_names(layout: Layout) -> Iterator[tuple[str, str, list[str]]]:
     """(node, UUID of what it held, every spec it was known by), the node's own path first."""
     for disk in layout.disks:
-        yield disk.name, disk.content.uuid, [f"/dev/{disk.name}", *_tags(disk.content.uuid, disk.content.label)]
+        names = _map_names(disk, 0) or [f"/dev/{disk.name}"]
+        yield disk.name, disk.content.uuid, [*names, *_tags(disk.content.uuid, disk.content.label)]
         for part in disk.table.partitions if disk.table else ():
-            specs = [f"/dev/{kernel_name(disk.name, part.number)}", *_tags(part.content.uuid, part.content.label)]
+            names = _map_names(disk, part.number) or [f"/dev/{kernel_name(disk.name, part.number)}"]
+            specs = [*names, *_tags(part.content.uuid, part.content.label)]
             specs += [f"PARTUUID={part.uuid.lower()}"] if part.uuid else []
             specs += [f"PARTLABEL={part.name}"] if part.name else []
             yield partition_node(disk.name, part.number), part.content.uuid, specs

@@ -17,6 +17,9 @@ from hardware.boot.kernels import Driven, Modules, card_chain, chain_of, find_ke
 from hardware.boot.values import Kernel
 from hardware.boot.waiting import keeps_waiting, waits_for_volumes
 
+#: What joins several paths to one disk, and tells its partitions.
+_JOINING = ("multipath", "kpartx")
+
 
 @dataclass(frozen=True)
 class Needs:
@@ -84,7 +87,13 @@ def _complete_one(
             job.done(f"{kernel.initrd}: appended {', '.join([*lacking, *sorted(replaced)])}")
         remembered.update(lacking)
         troubles += [f"its initrd lacks {', '.join(lacking)}"] if lacking and job.root.read_only else []
-    if programs := missing_programs(held, needs.programs):
+    programs = missing_programs(held, needs.programs)
+    if alone := [name for name in programs if name in _JOINING]:  # it starts all the same, from the path that is first
+        job.report.warnings.append(
+            f"{kernel.initrd} lacks {', '.join(alone)}: the server starts from one path alone; "
+            "install multipath-tools-boot there"
+        )
+    if programs := [name for name in programs if name not in _JOINING]:
         troubles.append(f"the initrd lacks {', '.join(programs)}, which the root filesystem needs now")
     return troubles
 

@@ -20,6 +20,7 @@ from hardware.boot.values import Kernel
 _SUFFIX = re.compile(r"\.ko(\.(xz|zst|gz))?$")
 _ESPS = ("/boot", "/boot/efi", "/efi")
 _BRIDGE = re.compile(r"pci:.*bc06")
+_MAP_PARTITION = re.compile(r"part\d+-mpath-")
 _RAID = {"raid4": "raid456", "raid5": "raid456", "raid6": "raid456"}
 
 
@@ -167,6 +168,11 @@ def stack_of(name: str, layout: Layout, sys: Path = Path("/sys")) -> tuple[tuple
     found: list[tuple[str, str]] = []
     if (uuid := _read(folder / "dm/uuid")).startswith("CRYPT-"):
         found += [("dm_mod", ""), ("dm_crypt", "cryptsetup")]
+    elif uuid.startswith("mpath-"):
+        # without a path selector the map cannot be made; service-time is what multipathd asks for unless told otherwise
+        found += [("dm_multipath", "multipath"), ("dm_service_time", "")]
+    elif _MAP_PARTITION.match(uuid):
+        found.append(("dm_mod", "kpartx"))
     elif uuid:
         found.append(("dm_mod", "lvm"))
         kinds = {volume.node: volume.kind for group in layout.groups for volume in group.volumes}

@@ -31,6 +31,14 @@ def test_every_unit_that_is_pulled_in_is_there_and_sshd_is_not(tmp_path: Path) -
     assert not [name for name in pulled if "ssh" in name]
 
 
+def test_paths_to_one_disk_are_joined_and_a_disk_with_one_path_is_left_alone(tmp_path: Path) -> None:
+    fill(tmp_path)
+    link = tmp_path / "etc/systemd/system/sysinit.target.wants/multipathd.service"
+    assert os.readlink(link) == "/usr/lib/systemd/system/multipathd.service"
+    assert "multipathd.service" not in recipe.QUIET_UNITS
+    assert "find_multipaths yes" in (tmp_path / "etc/multipath.conf").read_text()
+
+
 def test_no_key_and_no_machine_id_is_in_it(tmp_path: Path) -> None:
     fill(tmp_path)
     assert (tmp_path / "etc/machine-id").read_text() == ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
@@ -25,7 +26,9 @@ class Bus(StrEnum):
 
 @dataclass(frozen=True)
 class Drive:
-    """A disk: its image file (qcow2 unless `format` says other), the serial the guest sees, and its sector size."""
+    """A disk: its image file (qcow2 unless `format` says other), the serial the guest sees, and its sector size.
+
+    A SCSI disk has as many `paths` as is said, each on a controller of its own, and then needs a `wwn` (`0x…`)."""
 
     path: Path
     serial: str
@@ -33,6 +36,8 @@ class Drive:
     sector_bytes: int = 512
     format: str = "qcow2"
     readonly: bool = False
+    wwn: str = ""
+    paths: int = 1
 
 
 @dataclass(frozen=True)
@@ -95,8 +100,8 @@ def command_line(machine: Machine, folder: Path, socket: Path, taps: tuple[str, 
     if machine.firmware is Firmware.UEFI:
         argv += ["-drive", f"if=pflash,format=raw,unit=0,readonly=on,file={OVMF}/OVMF_CODE_4M.fd"]
         argv += ["-drive", f"if=pflash,format=raw,unit=1,file={folder}/vars.fd"]
-    if any(drive.bus is Bus.SCSI for drive in machine.drives):
-        argv += ["-device", "virtio-scsi-pci,id=scsi0"]
+    for path in range(max((drive.paths for drive in machine.drives if drive.bus is Bus.SCSI), default=0)):
+        argv += ["-device", f"virtio-scsi-pci,id=scsi{path}"]
     if machine.chassis == "pc" and any(drive.bus is Bus.SATA for drive in machine.drives):
         argv += ["-device", "ich9-ahci,id=ahci0"]
     order = {kind: number * 10 for number, kind in enumerate(machine.boot, 1)}
@@ -130,6 +135,7 @@ def _drive(machine: Machine, number: int, drive: Drive, order: dict[str, int]) -
     node = f"if=none,id=disk{number},file={drive.path},format={drive.format},cache=unsafe,discard=unmap"
     node += ",readonly=on" if drive.readonly else ""
     device = f"{drive.bus},id=dev{number},drive=disk{number},serial={drive.serial}"
+    device += f",wwn={drive.wwn}" if drive.wwn else ""
     if drive.bus is Bus.SATA:
         device += f",bus={'ahci0' if machine.chassis == 'pc' else 'ide'}.{number}"
     if drive.bus is Bus.SCSI:
@@ -138,4 +144,12 @@ def _drive(machine: Machine, number: int, drive: Drive, order: dict[str, int]) -
         device += f",logical_block_size={drive.sector_bytes},physical_block_size={drive.sector_bytes}"
     if "disk" in order:
         device += f",bootindex={order['disk'] + number}"
-    return ["-drive", node, "-device", device]
+    if drive.paths == 1:
+        return ["-drive", node, "-device", device]
+    # one node below several devices: what one path has written the other reads
+    argv = ["-drive", f"{node},node-name=node{number}"]
+    device = device.replace(f"drive=disk{number}", f"drive=node{number},share-rw=on")
+    for path in range(drive.paths):
+        each = device.replace(f"id=dev{number}", f"id=dev{number}-{path}").replace("bus=scsi0.0", f"bus=scsi{path}.0")
+        argv += ["-device", each if not path else re.sub(r",bootindex=\d+", "", each)]
+    return argv

@@ -39,6 +39,16 @@ def test_a_disk_has_its_serial_bus_and_sector_size() -> None:
     assert any("vars.fd" in each for each in argv)
 
 
+def test_a_disk_of_two_paths_is_one_file_behind_two_controllers() -> None:
+    drives = (Drive(Path("/a"), "A", Bus.SCSI, wwn="0x5000c50000000a01", paths=2), Drive(Path("/b"), "B", Bus.SCSI))
+    argv = command_line(Machine("m", drives=drives), Path("/f"), Path("/s"), (), "tcg")
+    disks = [each for each in argv if each.startswith("scsi-hd,")]
+    assert sum(each.startswith("virtio-scsi-pci") for each in argv) == 2
+    assert [each.split("bus=")[1][:5] for each in disks] == ["scsi0", "scsi1", "scsi0"]
+    assert all("serial=A" in each and "drive=node0,share-rw=on" in each for each in disks[:2])
+    assert sum("file=/a" in each for each in argv) == 1 and "drive=disk1" in disks[2]
+
+
 def test_every_row_has_a_name_of_its_own_and_three_are_essential() -> None:
     assert all(name == each.name for name, each in SCENARIOS.items())
     assert sum(each.essential for each in SCENARIOS.values()) == 3

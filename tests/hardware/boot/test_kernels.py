@@ -107,3 +107,20 @@ def test_the_whole_stack_down_to_both_controllers(tmp_path: Path) -> None:
     }  # fmt: skip
     assert ("dm_mod", "lvm") in stack_of("dm-1", layout(), sys)
     assert crypts_below("dm-1", sys) == ("00112233445566778899aabbccddeeff",)
+
+
+def test_a_map_needs_what_joins_its_paths(tmp_path: Path) -> None:
+    sys = fake_sys(tmp_path)
+    block = sys / "devices/virtual/block"
+    for name, uuid, below in (
+        ("dm-2", "mpath-3600a0b8", ("sda", "nvme0n1")),
+        ("dm-3", "part3-mpath-3600a0b8", ("dm-2",)),
+    ):
+        grow(sys, {f"devices/virtual/block/{name}/dm/uuid": uuid, f"devices/virtual/block/{name}/slaves/": ""})
+        (sys / "class/block" / name).symlink_to(block / name)
+        for each in below:
+            (block / name / "slaves" / each).symlink_to((sys / "class/block" / each).resolve())
+    assert stack_of("dm-3", layout(), sys) == (
+        ("dm_mod", "kpartx"), ("dm_multipath", "multipath"), ("dm_service_time", ""),
+    )  # fmt: skip
+    assert {driven.module for driven in chain_of("dm-3", sys)} == {"nvme", "ahci", "sd_mod"}
