@@ -73,6 +73,18 @@ def test_an_array_under_another_name_is_found_by_what_was_restored() -> None:
     assert found.current("/dev/md1") == "/dev/md127" and found.correct("/dev/md/1") == "UUID=boot-on-md"
 
 
+@pytest.mark.parametrize("now", ["/dev/mapper/mpathb-part2", "/dev/nvme0n1p2"])
+@pytest.mark.parametrize("old", ["/dev/mapper/mpatha-part2", "/dev/mapper/mpatha2", f"UUID={BOOT}"])
+def test_a_maps_name_goes_with_its_disk_and_its_partitions_by_uuid(old: str, now: str) -> None:
+    before = layout()
+    joined = replace(before, disks=(replace(before.disks[0], name="mpatha", multipath=True), *before.disks[1:]))
+    restored = (Restored("mpatha-part2", now, Content(type="ext4", uuid=BOOT)),)
+    # another disk took the old name
+    seen = (Now(now, uuid=BOOT, type="ext4"), Now("/dev/mapper/mpatha-part2", uuid="other", type="ext4"))
+    found = Names(request(filesystems=restored, layout=joined), seen)
+    assert found.current(old) == now and found.correct(old) == f"UUID={BOOT}"
+
+
 def test_crypttab() -> None:
     text = (
         f"safe /dev/md1 none luks\nold UUID={DATA} /etc/key luks,discard\n# x /dev/sda1\nsame UUID={CRYPT} none luks\n"

@@ -20,6 +20,13 @@ ONE_LOST = Target(
 )
 #: The old OS disk still answers, and stays in the machine beside the new one.
 TWIN = Target("twin", THICK.firmware, (*SAME.disks, NewDisk("THICK-OS", 5120, survives=True)), THICK.nics)
+#: A LUN behind two controllers: one disk in the rescue environment. The server has no multipath-tools.
+MULTIPATH = Target(
+    "multipath",
+    THICK.firmware,
+    (NewDisk("LUN-OS", 5120, Bus.SCSI, wwn="0x5000c50000000a01", paths=2), NewDisk("BLANK-ARCHIVE", 768)),
+    THICK.nics,
+)
 
 
 def _interrupted(lab: Lab) -> None:
@@ -33,5 +40,6 @@ SCENARIOS: tuple[Scenario, ...] = (
     onto(THICK, SMALLER, "a disk 30 % smaller: ext4 gives way, xfs stays"),
     onto(THICK, ONE_LOST, "of two disks only the OS one is lost", options="--only vda"),
     onto(THICK, TWIN, "beside the old disk, whose twins are retired", options="--retire THICK-OS"),
+    onto(THICK, MULTIPATH, "a disk behind two controllers, joined where it is restored"),
     Scenario("thick-interrupted", "kill -9 and power-off while imaging: nothing left over, nothing lost", _interrupted),
 )
