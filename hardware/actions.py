@@ -256,7 +256,7 @@ PACKAGES = {
     "blkdiscard": "util-linux", "fallocate": "util-linux", "mount": "mount", "e2fsck": "e2fsprogs",
     "resize2fs": "e2fsprogs", "xfs_growfs": "xfsprogs", "btrfs": "btrfs-progs", "fusermount3": "fuse3",
     "mkfs.vfat": "dosfstools", "mdadm": "mdadm", "cryptsetup": "cryptsetup-bin", "lvs": "lvm2", "wipefs": "util-linux",
-    "thin_check": "thin-provisioning-tools", "kpartx": "kpartx",
+    "thin_check": "thin-provisioning-tools", "kpartx": "kpartx", "dmsetup": "dmsetup",
 }  # fmt: skip
 _TABLE_TOOLS = ("blkid", "sfdisk")
 #: Where multipath maps are, which are the only disks there.
@@ -272,7 +272,7 @@ def tools_of(action: Action) -> tuple[str, ...]:
     if isinstance(action, ShrinkFilesystem):
         return ("fusermount3", "e2fsck", "resize2fs")
     if isinstance(action, ClearTable | WriteTable):
-        return (*_TABLE_TOOLS, "kpartx" if action.path.startswith(_MAPS) else "partx")
+        return (*_TABLE_TOOLS, *(("kpartx", "dmsetup") if action.path.startswith(_MAPS) else ("partx",)))
     if isinstance(action, ClearSpace):
         return ("blkdiscard", "fallocate")
     if isinstance(action, MakeSwap):

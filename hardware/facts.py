@@ -131,8 +131,10 @@ def read_sys(path: Path) -> str:
 
 
 def numbers_of(folder: Path) -> Numbers:
-    """The numbers of the device that a sysfs folder is of."""
+    """The numbers of the device that a sysfs folder is of. Raises SourceError when it has none, or has them no more."""
     major, _, minor = read_sys(folder / "dev").partition(":")
+    if not minor:
+        raise SourceError(f"{folder.name} went away while it was examined", hint="try again; is its cable sound?")
     return int(major), int(minor)
 
 

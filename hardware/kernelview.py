@@ -14,7 +14,7 @@ from core.errors import WriteError
 from core.layout import Role, Table
 from core.run import Runner
 from hardware.attach import settle
-from hardware.facts import Facts, is_map, partition_nodes
+from hardware.facts import Facts, Numbers, is_map, kernel_path, partition_nodes
 
 _BLKRRPART = 0x125F  # linux/fs.h
 _TRIES = 10
@@ -30,7 +30,7 @@ def refresh(facts: Facts, table: Table | None, runner: Runner) -> None:
         return
     settle(runner)  # udev opens a disk that has just been written
     if is_map(facts.rdev):
-        _map_again(facts, table, runner)
+        _map_again(facts.path, facts.rdev, table, runner)
         return
     scanned = _reread(facts.path)
     settle(runner)
@@ -49,17 +49,21 @@ def refresh(facts: Facts, table: Table | None, runner: Runner) -> None:
         )
 
 
-def _map_again(facts: Facts, table: Table | None, runner: Runner) -> None:
+def _map_again(path: str, rdev: Numbers, table: Table | None, runner: Runner) -> None:
     """The kernel reads no tables on mappings: kpartx makes a mapping for each partition, called as udev's rules do."""
-    # without a table it has nothing to go by but what is there
-    argv = ["kpartx", "-d", "-s", facts.path] if table is None else ["kpartx", "-u", "-s", "-p", "-part", facts.path]
-    runner.run(argv, purpose=f"map the partitions of {facts.path}")
+    wanted = {part.number for part in table.partitions} if table else set()
+    for number, (mapping, _start, _size) in partition_nodes(rdev).items():
+        if number not in wanted:  # by name, since kpartx goes by the table, and there may be none
+            argv = ["dmsetup", "remove", "--retry", os.path.basename(kernel_path(mapping))]
+            runner.run(argv, purpose=f"take away partition {number} of {path}", ok=(0, 1))  # udev may be quicker
+    if wanted:
+        runner.run(["kpartx", "-u", "-s", "-p", "-part", path], purpose=f"map the partitions of {path}")
     settle(runner)
-    if facts.rdev is not None and not _agrees(facts.rdev, table):
+    if not _agrees(rdev, table):
         raise WriteError(
-            f"the partitions of {facts.path} are not mapped as they are in its table",
+            f"the partitions of {path} are not mapped as they are in its table",
             hint="is something using an old one? see `lsblk`, `dmsetup ls --tree`; then start the restore again",
-            path=facts.path,
+            path=path,
         )
 
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import pytest
 
-from core.errors import SourceError, TargetError
-from hardware import facts, multipath
+from core.errors import SourceError, TargetError, WriteError
+from core.layout import Partition, Table, TableKind
+from core.run import Result, Runner
+from hardware import facts, kernelview, multipath
 from hardware.devmap import linear_start
 from hardware.facts import Numbers, partition_nodes
 from hardware.machine import Device, Inventory, UseKind, find_device
@@ -111,6 +115,38 @@ def test_partitions_of_a_map_are_told_by_uuid(tree: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(facts, "linear_start", asked)
     assert partition_nodes((252, 1)) == {1: ((252, 2), 1 << 20, 2048 * 512)}
     assert partition_nodes((8, 16)) == {1: ((8, 17), 2048 * 512, 2048 * 512)}
+
+
+class Recorder:
+    """A runner that takes mappings away and makes one, as the tools do."""
+
+    def __init__(self, nodes: dict[int, tuple[Numbers, int, int]]) -> None:
+        self.nodes, self.called = nodes, list[str]()
+
+    def run(self, argv: Sequence[str], **_words: object) -> Result:
+        self.called.append(" ".join(argv))
+        if argv[0] == "dmsetup":
+            self.nodes.pop(2)
+        if argv[0] == "kpartx":
+            self.nodes[1] = ((252, 2), 1 << 20, 4 << 20)
+        return Result(tuple(argv), 0, b"", b"")
+
+
+@pytest.mark.parametrize("empty", [False, True])
+def test_partitions_of_a_map_are_mapped_again(tree: Path, monkeypatch: pytest.MonkeyPatch, empty: bool) -> None:
+    grow(tree, "dm-9", "252:9", "virtual/dm-9", dm__uuid="part2-mpath-3600a0b8", dm__name="mpatha-part2")
+    runner = Recorder({2: ((252, 9), 8 << 20, 1 << 20)})
+    monkeypatch.setattr(kernelview, "partition_nodes", lambda _rdev: dict(runner.nodes))
+    monkeypatch.setattr(kernelview, "settle", lambda _runner: None)
+    part = Partition(number=1, start_bytes=1 << 20, size_bytes=4 << 20, type="83")
+    table = None if empty else Table(kind=TableKind.DOS, id="0x1", partitions=(part,))
+    disk = facts.Facts("/dev/dm-1", 1 << 30, 512, 512, False, (252, 1))
+    kernelview.refresh(disk, table, cast("Runner", runner))
+    assert runner.called == ["dmsetup remove --retry mpatha-part2"] + ["kpartx -u -s -p -part /dev/dm-1"] * (not empty)
+    runner.nodes[7] = ((252, 9), 0, 512)
+    monkeypatch.setattr(runner, "run", lambda argv, **_words: Result(tuple(argv), 0, b"", b""))
+    with pytest.raises(WriteError, match="not mapped"):
+        kernelview.refresh(disk, table, cast("Runner", runner))
 
 
 @pytest.mark.parametrize(
