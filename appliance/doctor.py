@@ -70,7 +70,12 @@ def describe_device(device: Device, token: str) -> Finding:
     uses = "; ".join(use.describe() for use in device.uses) or "not in use"
     sectors = "" if device.sector_bytes == 512 else f", {device.sector_bytes}-byte sectors"
     model = f" {device.model}" if device.model else ""
-    message = f"{format_size(device.size_bytes)}{model}{sectors}, called {token}; {uses}"
+    paths = f", by {' and '.join(device.paths)}" if device.paths else ""
+    message = f"{format_size(device.size_bytes)}{model}{sectors}{paths}, called {token}; {uses}"
+    if any(use.kind == "path" for use in device.uses):
+        from hardware.machine import JOIN_HINT
+
+        return warn(device.path, message, JOIN_HINT)
     if any(use.kind == "unknown" for use in device.uses):
         return warn(device.path, message, "it will be refused as a target until it can be read")
     return ok(device.path, message)

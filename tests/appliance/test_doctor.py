@@ -128,6 +128,13 @@ def test_a_disk_in_a_line() -> None:
     unknown = Use(kind=UseKind.UNKNOWN, device="/dev/sda", where="I/O error")
     found = describe_device(replace(disk, uses=(unknown,)), "S1")
     assert found.status is Status.WARN and "I/O error" in found.message
+    lone = Use(kind=UseKind.PATH, device="/dev/sda", where="/dev/sdb")
+    found = describe_device(replace(disk, uses=(lone,)), "S1")
+    assert found.status is Status.WARN and "multipath-tools" in found.hint
+    assert (
+        ", by /dev/sda and /dev/sdb, called S1"
+        in describe_device(replace(disk, paths=("/dev/sda", "/dev/sdb")), "S1").message
+    )
 
 
 def test_configured_disks_must_be_there(tmp_path: Path) -> None:
