@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ import pytest
 
 from core.errors import SourceError
 from core.run import SystemRunner
-from imager.hold.freeze import Ward, guarded
+from imager.hold.freeze import Ward, freeze, guarded, thaw
 from imager.hold.hooks import POST_THAW, PRE_FREEZE, Hooks, executables
 
 pytestmark = pytest.mark.block
@@ -97,6 +98,20 @@ def test_a_freeze_has_a_limit(place: Path) -> None:
         guard.freeze([str(place)])
         assert _written(place).wait(20)
     assert guard.late
+
+
+def test_the_guard_asks_nothing_of_what_is_frozen(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Met in the lab: it resumed devices by a tool, and the first tool's temporary folder was on the suspended root."""
+    monkeypatch.setattr(tempfile, "tempdir", str(place))
+    with guarded(Ward((), 1, devices=("none-of-this-name",))) as guard:
+        handle = os.open(place, os.O_RDONLY)
+        assert freeze(str(place), handle)
+        rescue = threading.Timer(40, thaw, [handle])  # else a guard that waits for itself could not even be killed
+        rescue.start()
+        time.sleep(2)
+    assert guard.late and rescue.is_alive()
+    rescue.cancel()
+    os.close(handle)
 
 
 def test_what_somebody_else_froze_is_not_ours(place: Path) -> None:
