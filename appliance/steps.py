@@ -126,6 +126,7 @@ class Hand:
 
     def _write(self, writes: Sequence[WriteVolume]) -> list[VolumeReport]:
         held = {spot.path for action in self.actions for spot in _carriers(action)}
+        settle(self.runner)  # a new table is looked at, and a map's partitions are mapped once more
         targets = [
             VolumeTarget(
                 each.volume, each.path, each.offset_bytes, each.size_bytes, each.keep,

@@ -17,7 +17,7 @@ from core.monitor import Monitor
 from core.run import Runner
 from hardware.actions import ClearSpace, ClearTable, GrowFilesystem, MakeSwap, WriteTable
 from hardware.attach import attach
-from hardware.facts import Facts, facts_of, is_map, kernel_path, partition_nodes, read_range
+from hardware.facts import Facts, facts_of, is_map, partition_nodes, read_range, sys_folder
 from hardware.gpt import SIGNATURE
 from hardware.kernelview import refresh
 from hardware.tables import look_at_gpt, read_table
@@ -239,7 +239,8 @@ def _claim(facts: Facts) -> None:
     if facts.rdev is None:
         return
     # device-mapper itself claims a map that has partitions, for them
-    parts = [kernel_path(rdev) for rdev, _start, _size in partition_nodes(facts.rdev).values()]
+    # by the kernel's own nodes: udev may be making the names in /dev/mapper only now
+    parts = [f"/dev/{sys_folder(rdev).name}" for rdev, _start, _size in partition_nodes(facts.rdev).values()]
     for path in parts if parts and is_map(facts.rdev) else [facts.path]:
         try:
             os.close(os.open(path, os.O_RDWR | os.O_EXCL | os.O_CLOEXEC))
