@@ -89,8 +89,13 @@ def check_room(decisions: Sequence[Decision], terms: Terms, runner: Runner) -> d
     return sizes
 
 
+def too_full(fill: lvm.PoolFill) -> bool:
+    """Whether a thin pool has no room for what is overwritten while a snapshot is there."""
+    return bool(fill.state) or fill.data > _POOL_DATA_MAX or fill.metadata > _POOL_METADATA_MAX
+
+
 def _check_pool(group: str, pool: str, fill: lvm.PoolFill) -> None:
-    if fill.state or fill.data > _POOL_DATA_MAX or fill.metadata > _POOL_METADATA_MAX:
+    if too_full(fill):
         state = f", {fill.state}" if fill.state else ""
         raise SourceError(
             f"thin pool {group}/{pool} is too full to snapshot: data {fill.data:.0%}, "

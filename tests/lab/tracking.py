@@ -47,7 +47,7 @@ def second(lab: Lab, server: Server) -> Artifact:
             again = _image(ssh)
             _judge_snapshot(ssh, "judge2")
             note(folder, second=again, **_judged(lab, ssh, again))
-            lied = int(ssh.run("lvremove -qq -y vgt/judge1 vgt/judge2; python3 /run/lab/bin/lie.py /srv/files/text.3"))
+            lied = int(ssh.run("lvremove -qq -y vgt/judge1 vgt/judge2; python3 /run/lab/bin/lie.py /srv/files/text.*"))
             third = _image(ssh)
             note(folder, lied_bytes=lied, third=third, fourth=_image(ssh))
             _alarmed(lab, third, lied)

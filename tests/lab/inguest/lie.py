@@ -1,4 +1,4 @@
-"""Runs in a guest with a thin pool `vgt/pool` of 64 KiB chunks and its volume `data`: overwrites a file's chunks below
+"""Runs in a guest with a thin pool `vgt/pool` of 64 KiB chunks and its volume `data`: overwrites files' chunks below
 the thin pool, so that its metadata knows of nothing. Prints how many bytes. Imports the standard library only."""
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def places() -> dict[int, int]:
     return found
 
 
-mapping, wanted = places(), file_chunks(sys.argv[1])
+mapping, wanted = places(), set[int]().union(*(file_chunks(path) for path in sys.argv[1:]))
 handle = os.open(DATA, os.O_WRONLY | os.O_SYNC)
 for chunk in wanted:
     os.pwrite(handle, os.urandom(CHUNK), mapping[chunk] * CHUNK)
