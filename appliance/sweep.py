@@ -31,7 +31,7 @@ def sweep_snapshots(server_id: bytes, keep: frozenset[str], runner: Runner) -> l
 def sweeping(server_id: bytes, tracking: Tracking, runner: Runner, monitor: Monitor) -> Iterator[None]:
     """Around a run: what a killed one left goes before it, what only the run before had needed after it. A thin pool
     that is nearly full, before or because of it, gets back what the change tracking keeps there."""
-    _give_up_full(server_id, tracking, runner, monitor)
+    _give_up_full(server_id, tracking, runner, monitor, tight=False)
     removed = sweep_snapshots(server_id, tracking.uuids, runner)
     if removed:
         monitor.step(f"removed snapshots that nobody needs: {', '.join(removed)}")
@@ -39,7 +39,7 @@ def sweeping(server_id: bytes, tracking: Tracking, runner: Runner, monitor: Moni
         yield
     except RefloatError:
         with contextlib.suppress(RefloatError):
-            _give_up_full(server_id, tracking, runner, monitor)
+            _give_up_full(server_id, tracking, runner, monitor, tight=True)
             sweep_snapshots(server_id, tracking.uuids, runner)
         raise
     try:
@@ -48,6 +48,6 @@ def sweeping(server_id: bytes, tracking: Tracking, runner: Runner, monitor: Moni
         monitor.warn(error.message)
 
 
-def _give_up_full(server_id: bytes, tracking: Tracking, runner: Runner, monitor: Monitor) -> None:
-    for pool in tracking.give_up_full(server_id, runner):
+def _give_up_full(server_id: bytes, tracking: Tracking, runner: Runner, monitor: Monitor, *, tight: bool) -> None:
+    for pool in tracking.give_up_full(server_id, runner, tight=tight):
         monitor.warn(f"thin pool {pool} is nearly full: the snapshots that were kept there are given up")

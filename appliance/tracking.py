@@ -45,13 +45,14 @@ class Tracking:
         """The snapshots that are kept now."""
         return self._bases.uuids
 
-    def give_up_full(self, server_id: bytes, runner: Runner) -> list[str]:
-        """Forget what is kept in thin pools that are too full, so that it can be removed: it costs the pool whatever
-        the server overwrites. The pools' names. Raises ToolError, SourceError."""
+    def give_up_full(self, server_id: bytes, runner: Runner, *, tight: bool = False) -> list[str]:
+        """Forget what is kept in thin pools that are too full to snapshot, or too `tight` to keep something in until
+        the next night: it costs the pool whatever the server overwrites. The pools' names. Raises ToolError,
+        SourceError."""
         if not self._bases.all or not lvm.is_there():
             return []
         kept = [each for each in lvm.our_snapshots(server_id, runner) if each.uuid in self.uuids]
-        full = {pool for pool in _pools(kept) if too_full(lvm.pool_fill(*pool, runner))}
+        full = {pool for pool in _pools(kept) if _has_no_room(lvm.pool_fill(*pool, runner), tight)}
         gone = {each.uuid for each in kept if (each.group, each.pool) in full}
         if gone:
             self._bases.save([each for each in self._bases.all if each.uuid not in gone], {})
@@ -120,12 +121,16 @@ def _pools(snapshots: Sequence[lvm.Snapshot]) -> set[tuple[str, str]]:
     return {(each.group, each.pool) for each in snapshots if each.thin_id is not None}
 
 
+def _has_no_room(fill: lvm.PoolFill, tight: bool) -> bool:
+    return too_full(fill) or (tight and fill.data > _KEEP_BELOW)
+
+
 def _tight(snapshots: Sequence[lvm.Snapshot], runner: Runner, monitor: Monitor) -> set[tuple[str, str]]:
     """Thin pools in which nothing should stay until the next night; nobody watches them meanwhile."""
     found = set()
     for group, pool in sorted(_pools(snapshots)):
         fill = lvm.pool_fill(group, pool, runner)
-        if too_full(fill) or fill.data > _KEEP_BELOW:
+        if _has_no_room(fill, tight=True):
             found.add((group, pool))
             monitor.warn(
                 f"thin pool {group}/{pool} is {fill.data:.0%} full: no snapshot is kept in it, so that the next image "

@@ -3,6 +3,7 @@
 from tests.lab.interrupting import interrupted
 from tests.lab.lab import Lab
 from tests.lab.machine import Firmware, Nic
+from tests.lab.overflowing import full
 from tests.lab.scenarios.base import Scenario, control, onto
 from tests.lab.servers.thin import THIN
 from tests.lab.targets import NewDisk, Target
@@ -20,11 +21,16 @@ def _second(lab: Lab) -> None:
     second(lab, THIN)
 
 
+def _full(lab: Lab) -> None:
+    full(lab, THIN)
+
+
 SCENARIOS: tuple[Scenario, ...] = (
     onto(THIN, SAME, "a blank disk", essential=True),
     control(THIN, SAME),
     Scenario("thin-second", "a second image reads what changed; one that the tracking lies to notices", _second),
     Scenario("thin-interrupted", "kill -9 and power-off while imaging: only the tracking is left over", _interrupted),
+    Scenario("thin-full", "a pool that is full, or gets there while imaging: refused, never filled by us", _full),
     onto(THIN, BIOS, "a BIOS machine"),
     control(THIN, BIOS),
 )
