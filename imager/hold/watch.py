@@ -17,6 +17,15 @@ _EXTEND_AT, _GIVE_UP_AT = 0.70, 0.97
 _POOL_DATA_MAX = 0.98
 
 
+def overflowed(snapshot: lvm.Snapshot, why: str) -> SourceError:
+    """The error for a thick snapshot that had no room for what was written meanwhile."""
+    return SourceError(
+        f"the snapshot of {snapshot.group}/{snapshot.origin} is of no use any more: {why}",
+        hint="more was written than there was room for: make room in the volume group, raise image.snapshot_share, or "
+        "image at a quieter hour; nothing was committed",
+    )
+
+
 class Watch:
     """The state of snapshots, looked at every two seconds by a thread of its own."""
 
@@ -61,11 +70,7 @@ class Watch:
 
     def _judge(self, snapshot: lvm.Snapshot, fill: lvm.Fill) -> None:
         if fill.broken:
-            raise SourceError(
-                f"the snapshot of {snapshot.group}/{snapshot.origin} is of no use any more: {fill.broken}",
-                hint="more was written than there was room for: make room in the volume group, raise "
-                "image.snapshot_share, or image at a quieter hour; nothing was committed",
-            )
+            raise overflowed(snapshot, fill.broken)
         ahead = self._ahead(snapshot.full_name, fill.share)
         if ahead > _EXTEND_AT and not self._extend(snapshot, fill) and fill.share > _GIVE_UP_AT:
             raise SourceError(

@@ -22,6 +22,7 @@ from imager.hold import lvm
 from imager.hold.decide import Decision, How, Lv, frozen_together, share_out
 from imager.hold.freeze import Guarded, Ward, guarded
 from imager.hold.hooks import POST_THAW, PRE_FREEZE, Hooks
+from imager.hold.watch import overflowed
 
 _LIBC = ctypes.CDLL(None)
 #: Linux 6.8 made freezes nest: before, LVM cannot suspend a volume whose filesystem is frozen already (tried: EBUSY).
@@ -215,8 +216,10 @@ def _look_up(decisions: Sequence[Decision], taken: Taken, terms: Terms, runner: 
         if each.how not in (How.THICK, How.THIN) or lv is None:
             continue
         found = ours.get((lv.group, lv.name + suffix))
-        if found is None or found.invalid:
-            raise SourceError(f"the snapshot of {lv.full_name} is not there, or overflowed at once", hint="see dmesg")
+        if found is None:
+            raise SourceError(f"the snapshot of {lv.full_name} is gone", hint="did somebody remove it? Run again")
+        if found.invalid:
+            raise overflowed(found, "it overflowed before it was read")
         if found.thin_id is not None:
             lvm.activate(found.group, found.name, runner)
         taken.snapshots[each.facts.spec.name] = found
