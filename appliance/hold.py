@@ -15,7 +15,7 @@ from pathlib import Path
 
 from appliance.contents import content_in, with_contents
 from appliance.tracking import Tracking
-from core.errors import SourceError, ToolError
+from core.errors import RefloatError, SourceError, ToolError
 from core.layout import Content, Crypt, Layout, LvKind, VolumeRole, VolumeSpec, volumes_of
 from core.monitor import Monitor
 from core.run import Runner
@@ -45,18 +45,6 @@ class Held:
     seconds: float = 0.0
 
 
-def sweep_snapshots(server_id: bytes, keep: frozenset[str], runner: Runner) -> list[str]:
-    """Remove what killed runs left: opened containers, and this server's snapshots but those whose UUID is in `keep`.
-    The names of those removed; nothing where there is no LVM."""
-    if not lvm.is_there():
-        return []
-    crypts.sweep(runner)
-    stale = [each for each in lvm.our_snapshots(server_id, runner) if each.uuid not in keep]
-    for each in stale:
-        lvm.remove(each, runner)
-    return [each.full_name for each in stale]
-
-
 @contextlib.contextmanager
 def holding(
     layout: Layout,
@@ -77,7 +65,6 @@ def holding(
     decisions = [decide(each, live=live, safe=safe) for each in facts]
     check_room(decisions, terms, runner)
     empty_folder(copies)
-    largest = {each.facts.lv.full_name: each.facts.lv.size_bytes * 102 // 100 for each in decisions if each.facts.lv}
     sector_bytes = {disk.name: source.sector_bytes for disk, source in zip(layout.disks, disks, strict=True)}
     with contextlib.ExitStack() as stack:
         paths = {
@@ -88,6 +75,7 @@ def holding(
         taken = _snapshots(decisions, terms, stack, runner, monitor)
         for warning in taken.warnings:
             monitor.warn(warning)
+        watch = stack.enter_context(_watching(decisions, taken, runner))
         doubts = _doubts(decisions, gather(layout, disks, runner))
         for each in decisions:
             if each.how in (How.THICK, How.THIN):
@@ -99,9 +87,6 @@ def holding(
             _source(each, specs[each.facts.spec.name], paths, doubts, tracked, sector_bytes, stack, runner)
             for each in decisions
         )
-        most = {each.name: largest.get(f"{each.group}/{each.origin}", 0) for each in taken.snapshots.values()}
-        watch = Watch(list(taken.snapshots.values()), most, runner)
-        stack.enter_context(watch.running())
 
         def check(last: bool) -> None:
             watch.check(last)
@@ -184,6 +169,22 @@ def _snapshots(
     if any(each.how in (How.THICK, How.THIN) for each in decisions):
         stack.callback(_remove_all, terms, runner, monitor)
     return take_snapshots(decisions, terms, runner)
+
+
+@contextlib.contextmanager
+def _watching(decisions: Sequence[Decision], taken: Taken, runner: Runner) -> Iterator[Watch]:
+    """Snapshots watched from the moment they are there. Whatever fails because one of them did is said to be that: a
+    tool that reads an overflowed snapshot says something else."""
+    largest = {each.facts.lv.full_name: each.facts.lv.size_bytes * 102 // 100 for each in decisions if each.facts.lv}
+    most = {each.name: largest.get(f"{each.group}/{each.origin}", 0) for each in taken.snapshots.values()}
+    watch = Watch(list(taken.snapshots.values()), most, runner)
+    try:
+        with watch.running():
+            yield watch
+    except RefloatError as error:
+        with contextlib.suppress(ToolError):
+            watch.check(last=True)
+        raise error
 
 
 def _remove_all(terms: Terms, runner: Runner, monitor: Monitor) -> None:

@@ -17,7 +17,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from appliance.config import Config, SiteConfig
-from appliance.hold import holding, sweep_snapshots
+from appliance.hold import holding
+from appliance.sweep import sweeping
 from appliance.tracking import Tracking
 from core.errors import (
     ConfigError,
@@ -27,7 +28,6 @@ from core.errors import (
     PolicyError,
     RefloatError,
     SiteError,
-    ToolError,
 )
 from core.files import state_errors
 from core.layout import volumes_of
@@ -122,9 +122,23 @@ def _take(config: Config, keys: ServerKeys, options: ImageOptions, runner: Runne
             "no disk to image is named", hint='add [[disk]] path = "/dev/…" to the configuration, or --disk PATH'
         )
     tracking = Tracking(state / "tracking", config.image.tracking, config.image.keep_snapshot)
-    removed = sweep_snapshots(keys.server_id, tracking.uuids, runner)
-    if removed:
-        monitor.step(f"removed snapshots of a run that did not end: {', '.join(removed)}")
+    with sweeping(keys.server_id, tracking, runner, monitor):
+        outcome = _image(config, keys, disks, options, tracking, runner, monitor)
+    _conclude(outcome, state, monitor)
+    return outcome
+
+
+def _image(
+    config: Config,
+    keys: ServerKeys,
+    disks: Sequence[DiskSource],
+    options: ImageOptions,
+    tracking: Tracking,
+    runner: Runner,
+    monitor: Monitor,
+) -> ImageOutcome:
+    """The run itself: sites asked, volumes held, one pass over them."""
+    state = config.state_path
     layout = read_layout(disks, runner, firmware_mode())
     names = [spec.name for spec in volumes_of(layout)]
     for name in sorted(options.whole - set(names)):
@@ -167,10 +181,8 @@ def _take(config: Config, keys: ServerKeys, options: ImageOptions, runner: Runne
         outcome.window_seconds = held.seconds
         done, outcome.volumes, zeros = _run_until_all_had_their_turn(request, states, runner, monitor)
         configured = [each.name for each in config.sites]
-        terms.kept.update(tracking.conclude(outcome.image, done, outcome.volumes, zeros, configured))
-    _sweep(keys, tracking, runner, monitor)
+        terms.kept.update(tracking.conclude(outcome.image, done, outcome.volumes, zeros, configured, runner, monitor))
     outcome.sites.extend(done)
-    _conclude(outcome, state, monitor)
     return outcome
 
 
@@ -251,14 +263,6 @@ def _conclude(outcome: ImageOutcome, state: Path, monitor: Monitor) -> None:
         # Every site has it all: nothing that a killed run left is needed any more.
         for path in (state / "journal").glob("*.journal"):
             path.unlink(missing_ok=True)
-
-
-def _sweep(keys: ServerKeys, tracking: Tracking, runner: Runner, monitor: Monitor) -> None:
-    """Remove the snapshots that the run before had kept. What cannot be removed stays until the next run."""
-    try:
-        sweep_snapshots(keys.server_id, tracking.uuids, runner)
-    except ToolError as error:
-        monitor.warn(error.message)
 
 
 def _own(config: Config) -> list[str]:

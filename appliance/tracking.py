@@ -11,13 +11,18 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
+from core.monitor import Monitor
 from core.run import Runner
 from imager.hold import lvm
 from imager.hold.bases import Base, Bases, Tracked, still_wanted
 from imager.hold.decide import Facts
+from imager.hold.window import too_full
 from imager.repository.capture import SiteResult
 from imager.repository.lineage import SiteState
 from imager.repository.manifest import Volume
+
+#: A kept snapshot costs its pool what is overwritten until the next night.
+_KEEP_BELOW = 0.85
 
 
 @dataclass
@@ -39,6 +44,19 @@ class Tracking:
     def uuids(self) -> frozenset[str]:
         """The snapshots that are kept now."""
         return self._bases.uuids
+
+    def give_up_full(self, server_id: bytes, runner: Runner, *, tight: bool = False) -> list[str]:
+        """Forget what is kept in thin pools that are too full to snapshot, or too `tight` to keep something in until
+        the next night: it costs the pool whatever the server overwrites. The pools' names. Raises ToolError,
+        SourceError."""
+        if not self._bases.all or not lvm.is_there():
+            return []
+        kept = [each for each in lvm.our_snapshots(server_id, runner) if each.uuid in self.uuids]
+        full = {pool for pool in _pools(kept) if _has_no_room(lvm.pool_fill(*pool, runner), tight)}
+        gone = {each.uuid for each in kept if (each.group, each.pool) in full}
+        if gone:
+            self._bases.save([each for each in self._bases.all if each.uuid not in gone], {})
+        return sorted(f"{group}/{pool}" for group, pool in full)
 
     def look(self, facts: Facts, snapshot: lvm.Snapshot, ours: Sequence[lvm.Snapshot], runner: Runner) -> Tracked:
         """What is known to have changed in a volume that was just snapshotted."""
@@ -76,9 +94,11 @@ class Tracking:
         volumes: Sequence[Volume],
         zeros: Mapping[str, array[int]],
         configured: Sequence[str],
+        runner: Runner,
+        monitor: Monitor,
     ) -> frozenset[str]:
         """Note which snapshots are kept from now on; their UUIDs. Those are the state of `image` at the sites that
-        committed it; older ones stay for sites that did not."""
+        committed it; older ones stay for sites that did not. None is kept in a thin pool that is nearly full."""
         for volume in volumes:
             if volume.spec.name in self._kept and not volume.tracked:
                 reason = (
@@ -88,11 +108,35 @@ class Tracking:
         sites = {each.name: each.digest for each in results if each.status == "committed"}
         bad = {volume.spec.name for volume in volumes if volume.unreadable or volume.method == "live"}
         kept = {name: row for name, row in self._kept.items() if sites and name not in bad and name in zeros}
+        tight = _tight([snapshot for snapshot, _ in kept.values()], runner, monitor) if kept else set()
+        kept = {name: row for name, row in kept.items() if (row[0].group, row[0].pool) not in tight}
         new = [_base(snapshot, facts, image, sites) for snapshot, facts in kept.values()]
         old = still_wanted(self._bases.all, sites, configured, datetime.now(UTC))
         if new or self._bases.all:
             self._bases.save([*old, *new], {kept[name][0].uuid: zeros[name] for name in kept})
         return self.uuids
+
+
+def _pools(snapshots: Sequence[lvm.Snapshot]) -> set[tuple[str, str]]:
+    return {(each.group, each.pool) for each in snapshots if each.thin_id is not None}
+
+
+def _has_no_room(fill: lvm.PoolFill, tight: bool) -> bool:
+    return too_full(fill) or (tight and fill.data > _KEEP_BELOW)
+
+
+def _tight(snapshots: Sequence[lvm.Snapshot], runner: Runner, monitor: Monitor) -> set[tuple[str, str]]:
+    """Thin pools in which nothing should stay until the next night; nobody watches them meanwhile."""
+    found = set()
+    for group, pool in sorted(_pools(snapshots)):
+        fill = lvm.pool_fill(group, pool, runner)
+        if _has_no_room(fill, tight=True):
+            found.add((group, pool))
+            monitor.warn(
+                f"thin pool {group}/{pool} is {fill.data:.0%} full: no snapshot is kept in it, so that the next image "
+                "reads its volumes in full; extend it"
+            )
+    return found
 
 
 def _base(snapshot: lvm.Snapshot, facts: Facts, image: str, sites: dict[str, str]) -> Base:

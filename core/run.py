@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import shlex
 import shutil
 import signal
@@ -22,6 +23,8 @@ from core.errors import ToolError
 log = logging.getLogger("refloat.run")
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _TAIL_BYTES = 2000
+#: How long a tool that is asked to end has for it.
+_END_SECONDS = 10
 
 
 @dataclass(frozen=True)
@@ -91,20 +94,27 @@ class SystemRunner:
         """
         log.debug("run: %s", shlex.join(argv))
         try:
-            done = subprocess.run(  # noqa: S603 - list argv, no shell
+            # A group of its own: Ctrl-C is for this program, and what a tool has started ends with it.
+            process = subprocess.Popen(  # noqa: S603 - list argv, no shell
                 list(argv),
-                input=stdin,
-                stdin=subprocess.DEVNULL if stdin is None else None,
-                capture_output=True,
+                stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
                 env=_environment(),
-                timeout=timeout,
-                check=False,
+                process_group=0,
             )
         except OSError as error:
             raise _not_started(argv, purpose, error) from error
-        except subprocess.TimeoutExpired as error:
-            raise ToolError(f"could not {purpose}: {argv[0]} took over {timeout:.0f} s", argv=list(argv)) from error
-        return _judge(Result(tuple(argv), done.returncode, done.stdout, done.stderr), ok, purpose)
+        with process:
+            try:
+                stdout, stderr = process.communicate(stdin, timeout)
+            except subprocess.TimeoutExpired as error:
+                _end_group(process)
+                raise ToolError(f"could not {purpose}: {argv[0]} took over {timeout:.0f} s", argv=list(argv)) from error
+            except BaseException:
+                _end_group(process)
+                raise
+        return _judge(Result(tuple(argv), process.returncode, stdout, stderr), ok, purpose)
 
     @contextlib.contextmanager
     def stream(self, argv: Sequence[str], *, purpose: str) -> Iterator[Stream]:
@@ -174,6 +184,17 @@ def start_companion(argv: Sequence[str], *, purpose: str) -> Companion:
 def find_tool(name: str) -> str | None:
     """Full path of a tool on the built PATH, or None."""
     return shutil.which(name, path=_PATH)
+
+
+def _end_group(process: subprocess.Popen[bytes]) -> None:
+    """End a tool and all it has started. It is asked first: LVM, killed between suspend and resume, would leave a
+    volume that nobody can write to; asked, it ends behind its critical section."""
+    with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(_END_SECONDS)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 def _environment() -> dict[str, str]:

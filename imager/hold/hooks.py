@@ -24,7 +24,9 @@ class Hooks:
     seconds: float
 
     def run(self, phase: str, image: str, runner: Runner) -> list[str]:
-        """Run all of a phase; what went wrong, as texts."""
+        """Run all of a phase; what went wrong, as texts. Raises SourceError for a hook that is refused, before any."""
+        for each in (PRE_FREEZE, POST_THAW):  # what would be refused after the thaw is refused before the freeze
+            executables(Path(self.folder) / f"{each}.d")
         problems = []
         for path in executables(Path(self.folder) / f"{phase}.d"):
             argv = [str(path), phase, image]

@@ -22,6 +22,7 @@ from imager.hold import lvm
 from imager.hold.decide import Decision, How, Lv, frozen_together, share_out
 from imager.hold.freeze import Guarded, Ward, guarded
 from imager.hold.hooks import POST_THAW, PRE_FREEZE, Hooks
+from imager.hold.watch import overflowed
 
 _LIBC = ctypes.CDLL(None)
 #: Linux 6.8 made freezes nest: before, LVM cannot suspend a volume whose filesystem is frozen already (tried: EBUSY).
@@ -89,8 +90,13 @@ def check_room(decisions: Sequence[Decision], terms: Terms, runner: Runner) -> d
     return sizes
 
 
+def too_full(fill: lvm.PoolFill) -> bool:
+    """Whether a thin pool has no room for what is overwritten while a snapshot is there."""
+    return bool(fill.state) or fill.data > _POOL_DATA_MAX or fill.metadata > _POOL_METADATA_MAX
+
+
 def _check_pool(group: str, pool: str, fill: lvm.PoolFill) -> None:
-    if fill.state or fill.data > _POOL_DATA_MAX or fill.metadata > _POOL_METADATA_MAX:
+    if too_full(fill):
         state = f", {fill.state}" if fill.state else ""
         raise SourceError(
             f"thin pool {group}/{pool} is too full to snapshot: data {fill.data:.0%}, "
@@ -210,8 +216,10 @@ def _look_up(decisions: Sequence[Decision], taken: Taken, terms: Terms, runner: 
         if each.how not in (How.THICK, How.THIN) or lv is None:
             continue
         found = ours.get((lv.group, lv.name + suffix))
-        if found is None or found.invalid:
-            raise SourceError(f"the snapshot of {lv.full_name} is not there, or overflowed at once", hint="see dmesg")
+        if found is None:
+            raise SourceError(f"the snapshot of {lv.full_name} is gone", hint="did somebody remove it? Run again")
+        if found.invalid:
+            raise overflowed(found, "it overflowed before it was read")
         if found.thin_id is not None:
             lvm.activate(found.group, found.name, runner)
         taken.snapshots[each.facts.spec.name] = found

@@ -38,26 +38,34 @@ def is_trusted(item: Item | None, mask: int) -> bool:
 
 
 def audit(
-    reader: Reader,
-    volume: int,
-    items: Iterable[Item],
-    changes: Changes,
-    *,
-    expected: int,
-    share: float,
-    digest_key: bytes,
+    reader: Reader, volume: int, items: Iterable[Item], changes: Changes, *, share: float, digest_key: bytes
 ) -> Audit:
-    """Sample the unchanged blocks among a parent's items of a volume. `expected` is about how many blocks of data it
-    has; `share` (0 to 1) of them are read, 64 at least."""
-    likely = min(1.0, max(share, LEAST_BLOCKS / max(expected, 1)))
+    """Read `share` (0 to 1) of the unchanged blocks of data among a parent's items of a volume; 64 at least,
+    or all where there are fewer."""
     draw = random.Random(secrets.randbits(64))  # noqa: S311 - nobody can know it, and speed counts
     buffer = memoryview(bytearray(BLOCK_BYTES))
-    read = missed = 0
+    read = missed = seen = 0
+    spare: list[Item] = []
+
+    def differs(item: Item) -> bool:
+        reader.read(item.block * BLOCK_BYTES, buffer)
+        if item.mask:
+            clear_pages(buffer, item.mask)
+        return digest_block(digest_key, buffer, volume, item.block) != item.digest
+
     for item in items:
-        if item.kind == DATA and draw.random() < likely and item.block not in changes:
-            reader.read(item.block * BLOCK_BYTES, buffer)
-            if item.mask:
-                clear_pages(buffer, item.mask)
-            read += 1
-            missed += digest_block(digest_key, buffer, volume, item.block) != item.digest
+        if item.kind != DATA or item.block in changes:
+            continue
+        if draw.random() < share:
+            read, missed = read + 1, missed + differs(item)
+            continue
+        # how many there are is known at the end: an even draw of the rest is kept for the least (Vitter's algorithm R)
+        seen += 1
+        if len(spare) < LEAST_BLOCKS:
+            spare.append(item)
+        elif (place := draw.randrange(seen)) < LEAST_BLOCKS:
+            spare[place] = item
+    draw.shuffle(spare)
+    for item in sorted(spare[: max(0, LEAST_BLOCKS - read)], key=lambda each: each.block):
+        read, missed = read + 1, missed + differs(item)
     return Audit(read, missed)

@@ -224,10 +224,8 @@ class Capture:
             self._monitor.step(f"{name} is read in full: a site has packs of a run that was killed")
             return None, result
         for lineage in self._lineages:
-            assert lineage.parent is not None  # noqa: S101 - `can_be_tracked` says so
-            before = [each.used_bytes for each in lineage.parent.volumes if each.id == volume]
             result += audit(
-                reader, volume, lineage.parent_items(volume), changes, expected=sum(before) // BLOCK_BYTES,
+                reader, volume, lineage.parent_items(volume), changes,
                 share=self._request.audit_share, digest_key=self._request.keys.digest_key,
             )  # fmt: skip
         if result.missed:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from pathlib import Path
 
@@ -71,6 +72,34 @@ def test_an_overrun_is_killed() -> None:
     with pytest.raises(ToolError, match="took over"):
         SystemRunner().run(["sleep", "60"], purpose="wait", timeout=0.2)
     assert time.monotonic() - begun < 10
+
+
+def test_an_overrun_takes_what_it_has_started_with_it(tmp_path: Path) -> None:
+    with pytest.raises(ToolError, match="took over"):
+        SystemRunner().run(["sh", "-c", f"sleep 60 & echo $! >{tmp_path}/pid; wait"], purpose="wait", timeout=0.5)
+    assert _gone(int((tmp_path / "pid").read_text()))
+
+
+def test_an_interrupted_tool_may_finish_what_it_is_in_the_middle_of(tmp_path: Path) -> None:
+    script = f"trap 'echo resumed >{tmp_path}/said; exit' TERM; echo $$ >{tmp_path}/pid; while :; do sleep 0.1; done"
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.5)
+        with pytest.raises(KeyboardInterrupt):
+            SystemRunner().run(["sh", "-c", script], purpose="wait")
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert (tmp_path / "said").read_text() == "resumed\n" and _gone(int((tmp_path / "pid").read_text()))
+
+
+def _gone(pid: int) -> bool:
+    """Whether the process ends within two seconds: an orphan is reaped by whoever is first here."""
+    for _ in range(20):
+        state = Path(f"/proc/{pid}/stat")
+        if not state.exists() or state.read_text().rpartition(")")[2].split()[0] == "Z":
+            return True
+        time.sleep(0.1)
+    return False
 
 
 def test_a_stream_left_early_leaves_no_process(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from tests.lab.running import Running
 from tests.lab.servers.base import Server
 from tests.lab.ssh import Ssh
 
-_INGUEST = Path(__file__).with_name("inguest")
+INGUEST = Path(__file__).with_name("inguest")
 PASSPHRASE = b"a passphrase nobody guesses\n"
 _CONFIG = """\
 server = "{name}"
@@ -38,7 +38,7 @@ def imaged(lab: Lab, server: Server, lost: str = "") -> Artifact:
     """
     disks, refloat = lab.server(server), program(lab.cache, server.python)
     server = replace(server, disks=tuple(each for each in server.disks if each.serial != lost))
-    inputs = [code(), digest_of_files(Path(__file__), _INGUEST, server.folder), lost]
+    inputs = [code(), digest_of_files(Path(__file__), INGUEST, server.folder), lost]
 
     def build(folder: Path) -> None:
         drives = (*overlays(disks, [each.serial for each in server.disks], folder), *sites(folder))
@@ -69,7 +69,7 @@ def prepare(ssh: Ssh, server: Server, folder: Path) -> None:
 
 def attach(ssh: Ssh) -> None:
     """Refloat's disk and both sites, in a server that has just started."""
-    ssh.put({each.name: each.read_bytes() for each in _INGUEST.iterdir() if each.is_file()}, "/run/lab/bin")
+    ssh.put({each.name: each.read_bytes() for each in INGUEST.iterdir() if each.is_file()}, "/run/lab/bin")
     ssh.run("sh /run/lab/bin/attach")
 
 

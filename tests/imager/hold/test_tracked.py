@@ -48,7 +48,7 @@ def test_only_what_changed_is_read_and_all_comes_back(tmp_path: Path) -> None:
         assert [(each.status, each.read_bytes) for each in results] == [("committed", len(blocks) * BLOCK_BYTES)] * 2
         manifest = rig.open(rig.sites[0]).manifest
         assert (manifest.volumes[0].tracked, manifest.volumes[0].read_bytes) == ("thin", len(blocks) * BLOCK_BYTES)
-        assert manifest.volumes[0].audited > 20 and not manifest.volumes[0].audit_missed
+        assert manifest.volumes[0].audited >= 64 and not manifest.volumes[0].audit_missed
         into = tmp_path / f"night {night}"
         rig.restore(rig.sites[1], into)
         assert (into / "vda").read_bytes() == rig.disk().read_bytes()

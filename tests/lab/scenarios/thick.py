@@ -1,8 +1,10 @@
 """What becomes of `thick`: BIOS, virtio, VLAN on a bond of two virtio cards, two disks."""
 
+from tests.lab.costing import cost
 from tests.lab.interrupting import interrupted
 from tests.lab.lab import Lab
 from tests.lab.machine import Bus, Firmware, Nic
+from tests.lab.overflowing import overflow
 from tests.lab.scenarios.base import Scenario, control, onto
 from tests.lab.servers.thick import THICK
 from tests.lab.targets import NewDisk, Target
@@ -33,6 +35,14 @@ def _interrupted(lab: Lab) -> None:
     interrupted(lab, THICK)
 
 
+def _cost(lab: Lab) -> None:
+    cost(lab, THICK)
+
+
+def _overflow(lab: Lab) -> None:
+    overflow(lab, THICK)
+
+
 SCENARIOS: tuple[Scenario, ...] = (
     onto(THICK, NVME, "NVMe, bigger, UEFI, other network cards", essential=True),
     control(THICK, NVME),
@@ -42,4 +52,6 @@ SCENARIOS: tuple[Scenario, ...] = (
     onto(THICK, TWIN, "beside the old disk, whose twins are retired", options="--retire THICK-OS"),
     onto(THICK, MULTIPATH, "a disk behind two controllers, joined where it is restored"),
     Scenario("thick-interrupted", "kill -9 and power-off while imaging: nothing left over, nothing lost", _interrupted),
+    Scenario("thick-overflow", "no room for snapshots, and one that overflows: refused, nothing committed", _overflow),
+    Scenario("thick-cost", "figures: pgbench beside imaging, and a restore beside its disk", _cost),
 )
