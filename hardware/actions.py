@@ -290,7 +290,7 @@ _GROW_TOOLS = {
     "ext2": ("e2fsck", "resize2fs"), "ext3": ("e2fsck", "resize2fs"), "ext4": ("e2fsck", "resize2fs"),
     "xfs": ("unshare", "mount", "xfs_growfs"), "btrfs": ("unshare", "mount", "btrfs"),
 }  # fmt: skip
-_COPY_TOOLS = ("fusermount3", "unshare", "mount", "cp", "wipefs")
+_COPY_TOOLS = ("fusermount3", "blkid", "unshare", "mount", "cp", "wipefs")
 _EXT_TOOLS = ("dumpe2fs", "mke2fs", "tune2fs")
 _MAKE_TOOLS = {
     "ext2": _EXT_TOOLS, "ext3": _EXT_TOOLS, "ext4": _EXT_TOOLS, "xfs": ("xfs_db", "mkfs.xfs"),

@@ -36,8 +36,8 @@ class PlanOptions:
     what nobody can look into for a site (LUKS, LVM, a dirty log). `firmware`: that of the machine that will boot,
     empty for as it was; `repair`: make it boot there. `without_md`: dissolve mirrors onto a single disk. `remnants`:
     what the machine's other disks hold; `retired`: those of them whose twins lose their signatures, by path.
-    `recreate`: names of volumes, or `all`: those whose filesystem may be made anew and its files copied, where it cannot be
-    put back as it is."""
+    `recreate`: names of volumes, or `all`: those whose filesystem may be made anew and its files copied, where it
+    cannot be put back as it is."""
 
     only: frozenset[str] = frozenset()
     grow: str = "none"
