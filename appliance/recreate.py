@@ -183,8 +183,9 @@ def _counting(node: str, task: Task) -> Iterator[None]:
         return int(read_sys(folder / "stat").split()[6]) * 512
 
     def poll() -> None:
-        last = written()
-        while not stop.wait(_POLL_S):
+        last, ended = written(), False
+        while not ended:
+            ended = stop.wait(_POLL_S)
             now = written()
             task.advance(now - last)
             last = now

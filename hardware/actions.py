@@ -278,7 +278,7 @@ AnyAction = (
 #: Tool → the Debian package that brings it.
 PACKAGES = {
     "sfdisk": "fdisk", "partx": "util-linux", "blkid": "util-linux", "mkswap": "util-linux", "unshare": "util-linux",
-    "blkdiscard": "util-linux", "fallocate": "util-linux", "mount": "mount", "e2fsck": "e2fsprogs",
+    "blkdiscard": "util-linux", "fallocate": "util-linux", "mount": "mount", "umount": "mount", "e2fsck": "e2fsprogs",
     "resize2fs": "e2fsprogs", "xfs_growfs": "xfsprogs", "btrfs": "btrfs-progs", "fusermount3": "fuse3",
     "mkfs.vfat": "dosfstools", "mdadm": "mdadm", "cryptsetup": "cryptsetup-bin", "lvs": "lvm2", "wipefs": "util-linux",
     "thin_check": "thin-provisioning-tools", "cp": "coreutils", "mkfs.xfs": "xfsprogs", "xfs_db": "xfsprogs",
@@ -288,9 +288,9 @@ PACKAGES = {
 _TABLE_TOOLS = ("blkid", "sfdisk", "partx")
 _GROW_TOOLS = {
     "ext2": ("e2fsck", "resize2fs"), "ext3": ("e2fsck", "resize2fs"), "ext4": ("e2fsck", "resize2fs"),
-    "xfs": ("unshare", "mount", "xfs_growfs"), "btrfs": ("unshare", "mount", "btrfs"),
+    "xfs": ("unshare", "mount", "umount", "xfs_growfs"), "btrfs": ("unshare", "mount", "umount", "btrfs"),
 }  # fmt: skip
-_COPY_TOOLS = ("fusermount3", "blkid", "unshare", "mount", "cp", "wipefs")
+_COPY_TOOLS = ("fusermount3", "blkid", "unshare", "mount", "umount", "cp", "wipefs")
 _EXT_TOOLS = ("dumpe2fs", "mke2fs", "tune2fs")
 _MAKE_TOOLS = {
     "ext2": _EXT_TOOLS, "ext3": _EXT_TOOLS, "ext4": _EXT_TOOLS, "xfs": ("xfs_db", "mkfs.xfs"),

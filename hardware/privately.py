@@ -13,8 +13,21 @@ from dataclasses import dataclass
 
 from core.run import Result, Runner
 
-# type, options, device and folder of each mount, an empty word, then the command
-_SCRIPT = 'while [ -n "$1" ]; do mount -t "$1" -o "$2" "$3" "$4" || exit 1; shift 4; done; shift; exec "$@"'
+# Type, options, device and folder of each mount, an empty word, then the command. Unmounted by name: what goes with the
+# last process of a namespace is written out some time after that has ended (fs/namespace.c, delayed_mntput_work).
+_SCRIPT = """
+run() {
+    if [ -z "$1" ]; then shift; "$@"; return; fi
+    local folder="$4" code
+    mount -t "$1" -o "$2" "$3" "$folder" || return 1
+    shift 4
+    run "$@"
+    code=$?
+    umount "$folder" || return 1
+    return $code
+}
+run "$@"
+"""
 _SAFE = "nosuid,nodev,noexec"
 
 
@@ -31,9 +44,10 @@ class PrivateMount:
 def run_mounted(
     mounts: Sequence[PrivateMount], argv: Sequence[str], *, purpose: str, runner: Runner, timeout: float
 ) -> Result:
-    """Run `argv` with these mounted, in this order. Raises ToolError, also when one cannot be mounted."""
+    """Run `argv` with these mounted, in this order; all is written out when it returns. Raises ToolError, also when one
+    cannot be mounted."""
     words = [word for each in mounts for word in (each.type, f"{each.options},{_SAFE}", each.device, each.folder)]
-    private = ["unshare", "--mount", "sh", "-c", _SCRIPT, "sh", *words, ""]
+    private = ["unshare", "--mount", "--propagation", "slave", "sh", "-c", _SCRIPT, "sh", *words, ""]
     return runner.run([*private, *argv], purpose=purpose, timeout=timeout)
 
 
