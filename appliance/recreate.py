@@ -81,6 +81,8 @@ def _looked_through(
         _require_room(action, found)
         recipe = recipe_of(source.device, action, found.inodes, runner)
     rehearse(recipe, action, scratch, runner)
+    if recipe.note:
+        monitor.warn(recipe.note)
     if found.lost:
         monitor.warn(f"{action.volume}: {found.lost} files lose their setting of compression or no-copy-on-write")
     return Source(action, view, found, recipe, files)

@@ -31,13 +31,14 @@ _REHEARSED_BYTES = TIB
 class Recipe:
     """`make`: the command, to which the device is added; `names`: the options that give it its UUID, left out of a
     rehearsal; `dry`: options that make it write nothing; `tune`: a command for afterwards; `rename`: one that gives it
-    its UUID when it is filled."""
+    its UUID when it is filled; `note`: what a person should know."""
 
     make: tuple[str, ...]
     names: tuple[str, ...] = ()
     dry: tuple[str, ...] = ()
     tune: tuple[str, ...] = ()
     rename: tuple[str, ...] = ()
+    note: str = ""
 
 
 def recipe_of(node: str, action: RecreateFilesystem, inodes: int, runner: Runner) -> Recipe:
@@ -187,22 +188,26 @@ def _btrfs(node: str, action: RecreateFilesystem, _inodes: int, runner: Runner) 
 
 # -- vfat ------------------------------------------------------------------------------------------------------------
 
-#: FAT32 has at least 65,525 clusters (FAT specification 1.03, 3.5); some are the tables' own.
-_FAT32_CLUSTERS = 66_000
+#: FAT32 has at least 65,525 clusters, FAT16 at least 4,085 (FAT specification 1.03, 3.5), and firmware goes by their
+#: number; the tables take some of them.
+_FAT32_CLUSTERS, _FAT16_CLUSTERS = 66_000, 4_200
 
 
 def _vfat(node: str, action: RecreateFilesystem, _inodes: int, _runner: Runner) -> Recipe:
     boot = read_range(node, 0, 512)
     sector = max(int.from_bytes(boot[11:13], "little"), action.sector_bytes)
-    was_fat32 = boot[22:24] == b"\0\0"
     cluster = max(4096, sector)
+    clusters, was_fat32 = action.size_bytes // cluster, boot[22:24] == b"\0\0"
     make = ["mkfs.vfat", "-S", str(sector)]
-    if was_fat32 and action.size_bytes // cluster >= _FAT32_CLUSTERS:
+    if was_fat32 and clusters >= _FAT32_CLUSTERS:
         make += ["-F", "32", *(["-s", str(cluster // sector)] if action.size_bytes < 8 << 30 else [])]
-    # else mkfs.vfat takes the width that its number of clusters asks for: firmware goes by that number
+    elif _FAT16_CLUSTERS <= clusters < _FAT32_CLUSTERS // 2:
+        make += ["-F", "16", "-s", str(cluster // sector)]
+    # else mkfs.vfat takes the width and the clusters that go with the size
     make += ["-n", action.label] if action.label else []
+    note = f"{action.volume} was FAT32, and is too small for that on this disk: it becomes a smaller kind of FAT"
     names = ("-i", action.uuid.replace("-", "")) if action.uuid else ()
-    return Recipe(tuple(make), names)
+    return Recipe(tuple(make), names, note=note if was_fat32 and clusters < _FAT32_CLUSTERS else "")
 
 
 def _refuse(action: RecreateFilesystem, why: str) -> None:

@@ -93,7 +93,7 @@ class _Comparing:
 
     def _names(self, was: os.stat_result, now: os.stat_result) -> tuple[object, object]:
         """Equal where the names of one file are those of one file again."""
-        if stat.S_ISDIR(was.st_mode):
+        if stat.S_ISDIR(was.st_mode) or was.st_nlink == now.st_nlink == 1:
             return 0, 0
         return (self.twins.setdefault(was.st_ino, now.st_ino), was.st_nlink), (now.st_ino, now.st_nlink)
 
