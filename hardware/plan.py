@@ -13,7 +13,7 @@ import msgspec
 
 from core.errors import TargetError
 from core.layout import Disk, Layout, Partition, Table, TableKind, VolumeRole, VolumeSpec, volumes_of
-from hardware.actions import AnyAction, Range, ShrinkFilesystem
+from hardware.actions import AnyAction, Range, RecreateFilesystem, ShrinkFilesystem
 from hardware.draft import Draft, PlanOptions, table_bytes
 from hardware.firmware import boot_disks, plan_boot
 from hardware.larger import check_sectors
@@ -57,10 +57,21 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 def make_plan(layout: Layout, targets: Mapping[str, Device], options: PlanOptions | None = None) -> Plan:
     """Plan the restore of `layout` onto `targets` (disk name → device). Never raises for what it does not like: see
-    `refusals`, which `Plan.require` turns into an error. A refused plan has no actions."""
+    `refusals`, which `Plan.require` turns into an error. A refused plan has no actions. What may be made anew is only
+    where the rest cannot give way enough."""
     options = options or PlanOptions()
     sectors = {name: target.sector_bytes for name, target in targets.items()}
     recreating = Recreating.of(layout, sectors, options.recreate)
+    plan = _planned(layout, targets, options, recreating)
+    made = {action.volume for action in plan.actions if isinstance(action, RecreateFilesystem)}
+    if made - recreating.must:
+        spared = _planned(layout, targets, options, Recreating(recreating.must, recreating.must))
+        if not spared.refusals:
+            return msgspec.structs.replace(spared, need_bytes=plan.need_bytes)
+    return plan
+
+
+def _planned(layout: Layout, targets: Mapping[str, Device], options: PlanOptions, recreating: Recreating) -> Plan:
     needs = Stackings.of(layout, options.without_md, recreating)
     draft = Draft(options, needs, boot_disks=boot_disks(layout))
     _check_request(layout, targets, options, draft)
