@@ -33,8 +33,9 @@ from imager.scratch import Scratch
 from imager.volumefs import VolumeFiles, served
 
 _AGAIN = "the restore can be started again; this filesystem is then made once more, from the beginning"
-#: What an inode takes beside its data, by type; ext has its inode tables in what the filesystem takes for itself.
+#: What a file or folder takes beside its data, by type; for ext a quarter more inodes are made than there are files.
 _INODE_BYTES = {"xfs": 512, "btrfs": 2048, "vfat": 64}
+_INODE_BYTES_EXT = 320
 _POLL_S = 0.5
 
 
@@ -94,7 +95,7 @@ def _require_room(action: RecreateFilesystem, found: Survey) -> None:
             f"{action.volume} cannot be copied file by file: {'; '.join(found.foreign)}",
             hint="nothing was written; use a disk it fits on as it is",
         )
-    files = found.data_bytes + found.inodes * _INODE_BYTES.get(action.type, 0)
+    files = found.data_bytes + found.inodes * _INODE_BYTES.get(action.type, _INODE_BYTES_EXT)
     need = files + own_bytes(action.type, action.size_bytes)
     if need > action.size_bytes:
         raise TargetError(
@@ -128,6 +129,7 @@ def recreate(source: Source, runner: Runner, monitor: Monitor) -> VolumeReport:
         if source.recipe.rename:
             before = survey_of(target, runner)
             name_filesystem(source.recipe, target.device, runner)
+            _forget(action, runner)
             if survey_of(target, runner) != before:
                 raise WriteError(f"{action.volume} holds other files since it was given its UUID", hint=_AGAIN)
     settle(runner)
@@ -143,10 +145,14 @@ def recreate(source: Source, runner: Runner, monitor: Monitor) -> VolumeReport:
 def _shown(view: Path, action: RecreateFilesystem, runner: Runner) -> Iterator[Filesystem]:
     # writable, so that mounting can replay a journal: what it changes is scratch, the image stays
     with attach(str(view), read_only=False, runner=runner) as node:
-        if action.type == "btrfs":
-            # the kernel may remember the same UUID on a disk that is not mounted, and take that for the newer one
-            runner.run(["btrfs", "device", "scan", "--forget"], purpose="forget btrfs that is not mounted", ok=(0, 1))
+        _forget(action, runner)
         yield Filesystem(node, action.type)
+
+
+def _forget(action: RecreateFilesystem, runner: Runner) -> None:
+    """The kernel may remember the same UUID on a device that is not mounted, and take that for the newer one."""
+    if action.type == "btrfs":
+        runner.run(["btrfs", "device", "scan", "--forget"], purpose="forget btrfs that is not mounted", ok=(0, 1))
 
 
 @contextlib.contextmanager

@@ -159,6 +159,8 @@ class Hand:
     # -- boot -------------------------------------------------------------------------------------------------------
 
     def _make_bootable(self, action: RepairBoot) -> BootReport:
+        # swap, growing and copying wrote through the disk too: its partitions are gone while udev reads the table again
+        settle(self.runner)
         layout = self.image.manifest.layout
         esps = [each.spot for each in self.actions if isinstance(each, MakeEsp) and each.spot.path in action.disks]
         request = BootRequest(

@@ -20,7 +20,7 @@ from core.errors import TargetError
 from core.run import Runner
 from core.sizes import TIB
 from hardware.actions import RecreateFilesystem
-from hardware.facts import read_range
+from hardware.facts import facts_of, read_range
 
 _HOUR = 3600.0
 #: A rehearsal is in a sparse file, and files have an end.
@@ -73,16 +73,25 @@ def make_filesystem(recipe: Recipe, node: str, runner: Runner) -> None:
         runner.run([*recipe.tune, node], purpose=f"tune the filesystem on {node}")
 
 
+# btrfstune refuses a UUID that any device shows, and the old disk may well be there (a restore into a file, on the
+# server itself). It looks for devices in /dev; its own /dev, in a mount namespace of its own, has the one.
+_ALONE = 'mount -t tmpfs -o mode=0700 refloat /dev && mknod /dev/target b "$1" "$2" && shift 2 && exec "$@" /dev/target'
+
+
 def name_filesystem(recipe: Recipe, node: str, runner: Runner) -> None:
     """Give a filled filesystem its UUID, where it could not have it before. Raises ToolError."""
     if recipe.rename:
-        runner.run([*recipe.rename, node], purpose=f"name the filesystem on {node}", timeout=24 * _HOUR)
+        numbers = [str(number) for number in facts_of(node).rdev or ()]
+        alone = ["unshare", "--mount", "sh", "-c", _ALONE, "sh", *numbers]
+        runner.run([*alone, *recipe.rename], purpose=f"name the filesystem on {node}", timeout=24 * _HOUR)
 
 
 # -- ext2, ext3, ext4 ------------------------------------------------------------------------------------------------
 
 #: Set by the kernel, or while something is under way; not for mke2fs.
 _EXT_PASSING = {"needs_recovery", "orphan_present", "journal_dev", "recover"}
+#: What inode tables take at most, in thousandths of the filesystem; 16 with mke2fs's defaults.
+_EXT_TABLES = 25
 _EXT_FOREIGN = {"encrypt", "verity", "casefold"}
 _EXT_ERRORS = {"Continue": "continue", "Remount read-only": "remount-ro", "Panic": "panic"}
 
@@ -97,7 +106,9 @@ def _ext(node: str, action: RecreateFilesystem, inodes: int, runner: Runner) -> 
         _refuse(action, "its journal is on another device")
     blocks, old = int(facts["Block count"]), int(facts["Inode count"])
     share = action.size_bytes / max(int(facts["Block size"]) * blocks, 1)
-    count = max(math.ceil(old * share), inodes * 5 // 4 + 64)
+    # tables as dense as before, as far as is reckoned with (recreate.own_bytes), or as the files need
+    dense = min(math.ceil(old * share), action.size_bytes * _EXT_TABLES // 1000 // int(facts["Inode size"]))
+    count = max(dense, inodes * 5 // 4 + 64)
     reserved = round(100 * int(facts["Reserved block count"]) / max(blocks, 1), 2)
     make = ["mke2fs", "-q", "-F", "-t", action.type, "-O", ",".join(["none", *features])]
     make += ["-b", str(max(int(facts["Block size"]), action.sector_bytes)), "-I", facts["Inode size"], "-N", str(count)]
@@ -106,7 +117,8 @@ def _ext(node: str, action: RecreateFilesystem, inodes: int, runner: Runner) -> 
     make += ["-E", "nodiscard", *(["-L", action.label] if action.label else [])]
     mount = facts.get("Default mount options", "(none)")
     tune = ("tune2fs", "-o", ",".join(mount.split())) if mount != "(none)" else ()
-    return Recipe(tuple(make), ("-U", action.uuid), ("-n",), tune)
+    names = ("-U", action.uuid) if action.uuid else ()
+    return Recipe(tuple(make), names, ("-n",), tune, note=_quota(action) if "quota" in features else "")
 
 
 # -- xfs -------------------------------------------------------------------------------------------------------------
@@ -138,8 +150,10 @@ def xfs_sections(text: str) -> dict[str, dict[str, str]]:
 
 
 def _xfs(node: str, action: RecreateFilesystem, _inodes: int, runner: Runner) -> Recipe:
-    text = runner.run(["xfs_db", "-r", "-c", "info", node], purpose=f"read the superblock of {action.volume}").text
+    commands = ["-c", "info", "-c", "sb 0", "-c", "p uquotino gquotino"]
+    text = runner.run(["xfs_db", "-r", *commands, node], purpose=f"read the superblock of {action.volume}").text
     facts = xfs_sections(text)
+    quota = re.search(r"^[ug]quotino = [1-9]\d*$", text, re.MULTILINE)
     if "internal" not in facts["log"]["kind"] or facts["realtime"]["kind"] != "none":
         _refuse(action, "its log or its realtime part is on another device")
     if facts["meta-data"].get("metadir", "0") != "0":
@@ -157,7 +171,9 @@ def _xfs(node: str, action: RecreateFilesystem, _inodes: int, runner: Runner) ->
         # a key that this xfsprogs does not print, its mkfs does not know
         pairs = [f"{key}={facts[section][key]}" for key in keys if key in facts[section]]
         make += [option, ",".join(pairs)] if pairs else []
-    return Recipe((*make, *(("-L", action.label) if action.label else ())), ("-m", f"uuid={action.uuid}"), ("-N",))
+    make += ["-L", action.label] if action.label else []
+    names = ("-m", f"uuid={action.uuid}") if action.uuid else ()
+    return Recipe(tuple(make), names, ("-N",), note=_quota(action) if quota else "")
 
 
 # -- btrfs -----------------------------------------------------------------------------------------------------------
@@ -208,6 +224,10 @@ def _vfat(node: str, action: RecreateFilesystem, _inodes: int, _runner: Runner) 
     note = f"{action.volume} was FAT32, and is too small for that on this disk: it becomes a smaller kind of FAT"
     names = ("-i", action.uuid.replace("-", "")) if action.uuid else ()
     return Recipe(tuple(make), names, note=note if was_fat32 and clusters < _FAT32_CLUSTERS else "")
+
+
+def _quota(action: RecreateFilesystem) -> str:
+    return f"{action.volume}: limits of quotas are not carried over, set them again"
 
 
 def _refuse(action: RecreateFilesystem, why: str) -> None:

@@ -7,7 +7,7 @@ import random
 import socket
 import stat
 import struct
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 
 import pytest
@@ -166,8 +166,9 @@ def test_a_smaller_disk_is_refused_and_the_hint_says_what_helps(made: Made, tmp_
 def test_onto_a_smaller_disk_twice(made: Made, tmp_path: Path) -> None:
     """xfs and btrfs are made anew, with their features; ext4, which can shrink, is not. Once more does it again."""
     target = blank(tmp_path / "t.img", SMALLER)
-    for _ in range(2):
-        report = made.server.restore("--recreate", "all", to=target)
+    for there in (False, True):
+        with made.disk.node(PARTS[3], read_only=True) if there else nullcontext():  # the old UUID, on a device
+            report = made.server.restore("--recreate", "all", to=target)
         assert len(_how(report)) == 2
         now = made.prove(target)
         assert now.part(3).size < 512 * MIB and now.part(4).size < 512 * MIB
