@@ -15,13 +15,23 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
+from appliance.recreate import sources
 from appliance.shrink import shrunk
 from appliance.steps import FINISHING, PREPARING, AskPassphrase, Hand, Repair
 from core.errors import ConfigError, ConfirmError, CorruptError, KeyMissingError, ObjectMissingError, ToolError
 from core.layout import Layout
 from core.monitor import Monitor
 from core.run import Runner, find_tool
-from hardware.actions import PACKAGES, Action, OpenCrypt, RepairBoot, ShrinkFilesystem, WriteVolume, tools_of
+from hardware.actions import (
+    PACKAGES,
+    Action,
+    OpenCrypt,
+    RecreateFilesystem,
+    RepairBoot,
+    ShrinkFilesystem,
+    WriteVolume,
+    tools_of,
+)
 from hardware.alive import who_answers
 from hardware.boot.values import BootReport
 from hardware.holdings import holdings
@@ -38,8 +48,9 @@ from imager.repository.restore import VolumeReport
 @dataclass(frozen=True)
 class RestoreOptions:
     """What the operator chose. `to` are tokens, serials or paths, in disk order or as DISK=…; `only` volume or disk
-    names; `retire` other disks (tokens) whose twins of what is restored lose their signatures. `boot`: make it boot, on
-    a machine with `firmware` (`bios`, `uefi`; empty: on this one, when the targets are its disks), as `repair` says."""
+    names; `retire` other disks (tokens) whose twins of what is restored lose their signatures; `recreate` names of
+    volumes that may be made anew, or `all`. `boot`: make it boot, on a machine with `firmware` (`bios`, `uefi`; empty:
+    on this one, when the targets are its disks), as `repair` says."""
 
     to: tuple[str, ...]
     only: tuple[str, ...] = ()
@@ -52,6 +63,7 @@ class RestoreOptions:
     firmware: str = ""
     repair: Repair = Repair()
     retire: tuple[str, ...] = ()
+    recreate: tuple[str, ...] = ()
 
 
 @dataclass
@@ -111,6 +123,7 @@ def plan_restore(image: OpenImage, options: RestoreOptions, runner: Runner) -> R
             without_md=options.repair.without_md,
             remnants=() if parts else read_remnants(inventory, {each.path for each in targets.values()}, runner),
             retired={each.path: each for each in retired},
+            recreate=frozenset(options.recreate),
         ),
     )
     if boots:
@@ -218,7 +231,11 @@ def confirm(restoration: Restoration, given: Sequence[str], ask: Callable[[str, 
 
 def _require_whole(image: OpenImage, plan: Plan) -> None:
     """ObjectMissingError when packs of what is to be written are at no site: said before anything is overwritten."""
-    wanted = [image.manifest.volume(each.volume) for each in plan.actions if isinstance(each, WriteVolume)]
+    wanted = [
+        image.manifest.volume(each.volume)
+        for each in plan.actions
+        if isinstance(each, WriteVolume | RecreateFilesystem)
+    ]
     lost = image.lost(wanted)
     if lost:
         first = image.sites[0]
@@ -255,7 +272,7 @@ def apply_restore(
     restoration: Restoration, runner: Runner, monitor: Monitor, passphrase: AskPassphrase | None = None
 ) -> RestoreReport:
     """Do what the plan says; `passphrase` opens LUKS containers. Raises before the first write when the plan is
-    refused, a tool is missing, or a shrink fails."""
+    refused, a tool is missing, a shrink fails, or what is to be made anew cannot be copied."""
     restoration.plan.require()
     require_tools(restoration.plan.actions)
     ask = passphrase or _nobody_knows
@@ -266,8 +283,10 @@ def apply_restore(
     shrinks = {
         each.volume: (each.to_bytes, each.scratch_bytes) for each in actions if isinstance(each, ShrinkFilesystem)
     }
+    anew = [each for each in actions if isinstance(each, RecreateFilesystem)]
     with (
         shrunk(image, shrinks, options.scratch, runner, monitor) as overlays,
+        sources(image, anew, options.scratch, runner, monitor) as found,
         contextlib.ExitStack() as built,
     ):
         hand = Hand(
@@ -275,6 +294,7 @@ def apply_restore(
             actions=actions,
             inventory=restoration.inventory,
             overlays=overlays,
+            sources=found,
             built=built,
             runner=runner,
             monitor=monitor,

@@ -9,6 +9,7 @@ import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from appliance.recreate import Source, recreate
 from core.layout import Content, VolumeRole
 from core.monitor import Monitor
 from core.run import Runner
@@ -23,6 +24,7 @@ from hardware.actions import (
     MakeGroup,
     MakeSwap,
     OpenCrypt,
+    RecreateFilesystem,
     RepairBoot,
     RetireTwin,
     Spot,
@@ -45,7 +47,7 @@ from imager.target import Target
 AskPassphrase = Callable[[str, str], bytes]
 #: What is done before the image's bytes are written, in the plan's order; and what after.
 PREPARING = (RetireTwin, ClearTable, WriteTable, ClearSpace, LeaveArray, MakeEsp, MakeArray, OpenCrypt, MakeGroup)
-FINISHING = (MakeSwap, GrowFilesystem, RepairBoot)
+FINISHING = (RecreateFilesystem, MakeSwap, GrowFilesystem, RepairBoot)
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,7 @@ class Hand:
     passphrases: Mapping[str, bytes]
     repair: Repair
     read_back: bool = True
+    sources: Mapping[str, Source] = field(default_factory=dict)
     steps: list[str] = field(default_factory=list)
     reports: list[VolumeReport] = field(default_factory=list)
     boot: BootReport | None = None
@@ -108,6 +111,8 @@ class Hand:
                 self.built.enter_context(build.opened(action, self.passphrases[action.name], *tools))
             case MakeGroup():
                 self.built.enter_context(build.group(action, *tools))
+            case RecreateFilesystem():
+                self.reports.append(recreate(self.sources[action.volume], *tools))
             case MakeSwap():
                 make_swap(action, *tools)
             case GrowFilesystem():
@@ -156,6 +161,8 @@ class Hand:
     # -- boot -------------------------------------------------------------------------------------------------------
 
     def _make_bootable(self, action: RepairBoot) -> BootReport:
+        # swap, growing and copying wrote through the disk too: its partitions are gone while udev reads the table again
+        settle(self.runner)
         layout = self.image.manifest.layout
         esps = [each.spot for each in self.actions if isinstance(each, MakeEsp) and each.spot.path in action.disks]
         request = BootRequest(
@@ -179,7 +186,7 @@ class Hand:
         specs = {each.spec.name: each.spec for each in self.image.manifest.volumes}
         found = []
         for action in self.actions:
-            if isinstance(action, WriteVolume) and specs[action.volume].content.type:
+            if isinstance(action, WriteVolume | RecreateFilesystem) and specs[action.volume].content.type:
                 spec = specs[action.volume]
                 found.append(Restored(spec.name, self._device(action.path, action.offset_bytes), spec.content))
             elif isinstance(action, MakeSwap):

@@ -78,7 +78,7 @@ def _options(texts: tuple[str, ...]) -> dict[str, str | bool | tuple[str, ...]]:
     for text in texts:
         name, _, value = text.partition("=")
         old = found.get(name, ())
-        if name == "only":
+        if name in ("only", "recreate"):
             found[name] = (*(old if isinstance(old, tuple) else ()), value)
         else:
             found[name] = value == "yes" if value in ("yes", "no") else value

@@ -94,6 +94,31 @@ class WriteVolume(Action, frozen=True, kw_only=True, forbid_unknown_fields=True,
         return f"{self.path}: write {self.volume}, {format_size(self.size_bytes)}, {where}{rest}"
 
 
+class RecreateFilesystem(Action, frozen=True, kw_only=True, forbid_unknown_fields=True, tag=True, tag_field="action"):
+    """Make a volume's filesystem anew at `offset_bytes`, with its old UUID and label, and copy its files from the
+    mounted image, instead of writing its bytes. `from_bytes` is what it had; `used_bytes` what it used then, None where
+    that is not known."""
+
+    volume: str
+    disk: str
+    path: str
+    type: str
+    uuid: str
+    label: str
+    offset_bytes: int
+    size_bytes: int
+    from_bytes: int
+    used_bytes: int | None
+    sector_bytes: int
+    unused: str = "keep"
+
+    def describe(self) -> str:
+        return (
+            f"{self.path}: make {self.type} of {self.volume} anew, {format_size(self.size_bytes)} "
+            f"(was {format_size(self.from_bytes)}), UUID {self.uuid or 'none'}, and copy its files"
+        )
+
+
 class MakeSwap(Action, frozen=True, kw_only=True, forbid_unknown_fields=True, tag=True, tag_field="action"):
     """Make swap with its old UUID and label; `partition` is 0 on a bare disk."""
 
@@ -246,24 +271,32 @@ class RepairBoot(Action, frozen=True, kw_only=True, forbid_unknown_fields=True, 
 
 AnyAction = (
     ShrinkFilesystem | RetireTwin | ClearTable | WriteTable | ClearSpace | LeaveArray | MakeEsp | MakeArray | OpenCrypt
-    | MakeGroup | WriteVolume | MakeSwap | GrowFilesystem | RepairBoot
+    | MakeGroup | WriteVolume | RecreateFilesystem | MakeSwap | GrowFilesystem | RepairBoot
 )  # fmt: skip
 
 
 #: Tool → the Debian package that brings it.
 PACKAGES = {
     "sfdisk": "fdisk", "partx": "util-linux", "blkid": "util-linux", "mkswap": "util-linux", "unshare": "util-linux",
-    "blkdiscard": "util-linux", "fallocate": "util-linux", "mount": "mount", "e2fsck": "e2fsprogs",
+    "blkdiscard": "util-linux", "fallocate": "util-linux", "mount": "mount", "umount": "mount", "e2fsck": "e2fsprogs",
     "resize2fs": "e2fsprogs", "xfs_growfs": "xfsprogs", "btrfs": "btrfs-progs", "fusermount3": "fuse3",
     "mkfs.vfat": "dosfstools", "mdadm": "mdadm", "cryptsetup": "cryptsetup-bin", "lvs": "lvm2", "wipefs": "util-linux",
-    "thin_check": "thin-provisioning-tools", "kpartx": "kpartx", "dmsetup": "dmsetup",
+    "thin_check": "thin-provisioning-tools", "kpartx": "kpartx", "dmsetup": "dmsetup", "cp": "coreutils",
+    "mkfs.xfs": "xfsprogs", "xfs_db": "xfsprogs", "mke2fs": "e2fsprogs", "dumpe2fs": "e2fsprogs",
+    "tune2fs": "e2fsprogs", "mkfs.btrfs": "btrfs-progs", "btrfstune": "btrfs-progs",
 }  # fmt: skip
 _TABLE_TOOLS = ("blkid", "sfdisk")
 #: Where multipath maps are, which are the only disks there.
 _MAPS = "/dev/mapper/"
 _GROW_TOOLS = {
     "ext2": ("e2fsck", "resize2fs"), "ext3": ("e2fsck", "resize2fs"), "ext4": ("e2fsck", "resize2fs"),
-    "xfs": ("unshare", "mount", "xfs_growfs"), "btrfs": ("unshare", "mount", "btrfs"),
+    "xfs": ("unshare", "mount", "umount", "xfs_growfs"), "btrfs": ("unshare", "mount", "umount", "btrfs"),
+}  # fmt: skip
+_COPY_TOOLS = ("fusermount3", "blkid", "unshare", "mount", "umount", "cp", "wipefs")
+_EXT_TOOLS = ("dumpe2fs", "mke2fs", "tune2fs")
+_MAKE_TOOLS = {
+    "ext2": _EXT_TOOLS, "ext3": _EXT_TOOLS, "ext4": _EXT_TOOLS, "xfs": ("xfs_db", "mkfs.xfs"),
+    "btrfs": ("btrfs", "btrfstune", "mkfs.btrfs"), "vfat": ("mkfs.vfat",),
 }  # fmt: skip
 
 
@@ -271,6 +304,9 @@ def tools_of(action: Action) -> tuple[str, ...]:
     """The system tools an action may start, all of them in PACKAGES: to be asked for before anything is written."""
     if isinstance(action, ShrinkFilesystem):
         return ("fusermount3", "e2fsck", "resize2fs")
+    if isinstance(action, RecreateFilesystem):
+        clear = ("blkdiscard", "fallocate") if action.unused != "keep" else ()
+        return (*_COPY_TOOLS, *clear, *_MAKE_TOOLS.get(action.type, ()))
     if isinstance(action, ClearTable | WriteTable):
         return (*_TABLE_TOOLS, *(("kpartx", "dmsetup") if action.path.startswith(_MAPS) else ("partx",)))
     if isinstance(action, ClearSpace):

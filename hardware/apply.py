@@ -1,14 +1,13 @@
 """Does to a target what a plan says, all but the image's bytes: tables, swap, growing, clearing.
 
 Each function may be run again after any interruption and then finishes the work; where nothing is left to do it writes
-nothing. Imports `core` and `hardware.{actions,attach,facts,gpt,kernelview,read,tables}`.
+nothing. Imports `core` and `hardware.{actions,attach,facts,gpt,kernelview,privately,tables}`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
 from collections.abc import Iterator
 
 from core.errors import RefloatError, SourceError, TargetError, ToolError, WriteError
@@ -20,6 +19,7 @@ from hardware.attach import attach
 from hardware.facts import Facts, facts_of, is_map, partition_nodes, read_range, sys_folder
 from hardware.gpt import SIGNATURE
 from hardware.kernelview import refresh
+from hardware.privately import PrivateMount, mount_points, run_mounted
 from hardware.tables import look_at_gpt, read_table
 
 _RESTART = "the restore can be started again and goes on where it was"
@@ -156,17 +156,11 @@ def grow_filesystem(action: GrowFilesystem, runner: Runner, monitor: Monitor) ->
     _sync(action.path)
 
 
-# The mount is in a namespace of these two commands alone: nobody else sees it, and it is gone when they are, also when
-# they are killed.
-_IN_PRIVATE_MOUNT = 'mount -t "$1" -o "$2" "$3" "$4" && shift 4 && exec "$@"'
-
-
 def _run_mounted(node: str, kind: str, options: str, argv: list[str], purpose: str, runner: Runner) -> None:
     """xfs and btrfs grow only while mounted; `argv` gets the mount point as its last argument."""
-    with tempfile.TemporaryDirectory(prefix="refloat-grow-") as where:
-        mount = [kind, f"{options},nosuid,nodev,noexec", node, where]
-        private = ["unshare", "--mount", "sh", "-c", _IN_PRIVATE_MOUNT, "sh", *mount]
-        runner.run([*private, *argv, where], purpose=purpose, timeout=600)
+    with mount_points("grow") as (where,):
+        mounts = [PrivateMount(node, kind, options, where)]
+        run_mounted(mounts, [*argv, where], purpose=purpose, runner=runner, timeout=600)
 
 
 def clear_table(action: ClearTable, runner: Runner, monitor: Monitor) -> bool:

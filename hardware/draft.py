@@ -1,6 +1,6 @@
 """A plan in the making, and the steps common to whole disks and single volumes. Pure; lives as long as `make_plan`.
 
-Imports `core` and `hardware.{actions,machine,placement,targets}`.
+Imports `core` and `hardware.{actions,machine,needs,placement,targets}`.
 """
 
 from __future__ import annotations
@@ -9,11 +9,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from core.layout import Content, Disk, Table, TableKind, VolumeSpec
-from core.sizes import MIB
-from hardware.actions import AnyAction, GrowFilesystem, MakeSwap, Range, ShrinkFilesystem, Spot, WriteVolume
+from core.sizes import MIB, align_up
+from hardware.actions import (
+    AnyAction,
+    GrowFilesystem,
+    MakeSwap,
+    Range,
+    RecreateFilesystem,
+    ShrinkFilesystem,
+    Spot,
+    WriteVolume,
+)
 from hardware.machine import Device, Remnant
 from hardware.needs import Stackings
-from hardware.placement import SHRINKABLE, bounds_of, entries_bytes
+from hardware.placement import SHRINKABLE, bounds_of, entries_bytes, shrinks
 from hardware.targets import Refusal
 
 GROWABLE = SHRINKABLE | {"xfs", "btrfs"}
@@ -26,7 +35,9 @@ class PlanOptions:
     what the target holds now, needed where only some volumes of a disk are restored. `overwrite_unseen`: also overwrite
     what nobody can look into for a site (LUKS, LVM, a dirty log). `firmware`: that of the machine that will boot,
     empty for as it was; `repair`: make it boot there. `without_md`: dissolve mirrors onto a single disk. `remnants`:
-    what the machine's other disks hold; `retired`: those of them whose twins lose their signatures, by path."""
+    what the machine's other disks hold; `retired`: those of them whose twins lose their signatures, by path.
+    `recreate`: names of volumes, or `all`: those whose filesystem may be made anew and its files copied, where it
+    cannot be put back as it is."""
 
     only: frozenset[str] = frozenset()
     grow: str = "none"
@@ -38,6 +49,7 @@ class PlanOptions:
     without_md: bool = False
     remnants: tuple[Remnant, ...] = ()
     retired: Mapping[str, Device] = field(default_factory=dict)
+    recreate: frozenset[str] = frozenset()
 
 
 @dataclass
@@ -80,9 +92,14 @@ class Draft:
         )
 
     def write_into(self, spec: VolumeSpec, target: Device, offset: int, room: int) -> None:
-        """Write a volume where there is `room` for it: shrunk before, or grown after, as the room demands."""
+        """Write a volume where there is `room` for it: shrunk before, or grown after, or made anew, as the room and the
+        sectors demand."""
         kind, size = spec.content.type, min(spec.size_bytes, room)
         filesystem = spec.content.size_bytes or spec.size_bytes
+        too_large = size < filesystem and not shrinks(spec.content) and spec.name in self.needs.recreating.allowed
+        if too_large or spec.name in self.needs.recreating.must:
+            self._recreate(spec, target, offset, room)
+            return
         if size < filesystem:
             # what lies beyond the new end moves, and every metadata block may be written once
             scratch = min(filesystem - size, spec.content.used_bytes or filesystem) + filesystem // 64 + 64 * MIB
@@ -92,7 +109,8 @@ class Draft:
                 )
             )
         self.write(spec, target, offset, size)
-        if room > spec.size_bytes and kind in GROWABLE:
+        # where a partition was only rounded up to whole sectors there is nothing to grow into
+        if room > align_up(spec.size_bytes, target.sector_bytes) and kind in GROWABLE:
             self.grows.append(
                 GrowFilesystem(
                     volume=spec.name,
@@ -105,6 +123,28 @@ class Draft:
                     sector_bytes=target.sector_bytes,
                 )
             )
+
+    def _recreate(self, spec: VolumeSpec, target: Device, offset: int, room: int) -> None:
+        self.warnings.append(
+            f"{spec.name}: its {spec.content.type} is made anew and its files are copied; inode numbers, times of "
+            "creation and of the last change of attributes, and shared or compressed extents are not kept"
+        )
+        self.actions.append(
+            RecreateFilesystem(
+                volume=spec.name,
+                disk=spec.disk,
+                path=target.path,
+                type=spec.content.type,
+                uuid=spec.content.uuid,
+                label=spec.content.label,
+                offset_bytes=offset,
+                size_bytes=room,
+                from_bytes=spec.content.size_bytes or spec.size_bytes,
+                used_bytes=spec.content.used_bytes,
+                sector_bytes=target.sector_bytes,
+                unused=self.options.unused,
+            )
+        )
 
     def make_swap(self, node: str, target: Device, number: int, content: Content, place: tuple[int, int]) -> None:
         """Swap with its old names at `place` (offset, size)."""

@@ -38,6 +38,16 @@ def boot_disks(layout: Layout) -> tuple[str, ...]:
     return tuple(by_type or active or list(tables)[:1])
 
 
+def boots_by_bios(disk: Disk, draft: Draft) -> bool:
+    """Whether this disk is to boot by BIOS: made to, or, when nothing is repaired, because it can in no other way."""
+    table = disk.table
+    if table is None or disk.name not in draft.boot_disks:
+        return False
+    if draft.options.repair:
+        return (draft.options.firmware or "bios") == "bios"
+    return not _esp(table) and (_bios_boot(table) or any(part.active for part in table.partitions))
+
+
 def with_boot_partitions(disk: Disk, table: Table, draft: Draft) -> Table:
     """The table with an EFI system partition after all others, when the machine needs one and this disk has none."""
     if draft.options.firmware != "uefi" or disk.name not in draft.boot_disks or _esp(table):

@@ -1,7 +1,8 @@
 """How small what carries a stack can become, and how a volume group's room is shared out. Pure arithmetic, in bytes.
 
-Imports `core` and `hardware.placement`. In a group gives way, in this order: free extents, swap down to 64 MiB, ext
-filesystems down to their least size and a margin. Groups over several PVs keep their size.
+Imports `core` and `hardware.{placement,recreate}`. In a group gives way, in this order: free extents, swap down to 64
+MiB, ext filesystems down to their least size and a margin, filesystems that may be made anew. Groups over several PVs
+keep their size.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from dataclasses import dataclass
 
 from core.layout import Array, Content, Crypt, Group, Layout, LogicalVolume, LvKind, Partition, partition_node
 from core.sizes import MIB, align_down, align_up
-from hardware.placement import Least, least_content
+from hardware.placement import Least, gives_last, least_content
+from hardware.recreate import Recreating, least_recreated
 
 #: Where `pvcreate` puts the first extent (lvm.conf, default_data_alignment).
 PV_START_BYTES = MIB
@@ -25,15 +27,17 @@ class Stackings:
     crypts: dict[str, Crypt]
     groups: dict[str, Group]
     without_md: bool = False
+    recreating: Recreating = Recreating()
 
     @classmethod
-    def of(cls, layout: Layout, without_md: bool = False) -> Stackings:
-        """From a layout; `without_md`: mirrors are to be dissolved."""
+    def of(cls, layout: Layout, without_md: bool = False, recreating: Recreating | None = None) -> Stackings:
+        """From a layout; `without_md`: mirrors are to be dissolved; `recreating`: what may be made anew."""
         return cls(
             arrays={member: array for array in layout.arrays for member in array.members},
             crypts={crypt.node: crypt for crypt in layout.crypts},
             groups={pv.node: group for group in layout.groups for pv in group.pvs},
             without_md=without_md,
+            recreating=recreating or Recreating(),
         )
 
     def least(self, node: str, content: Content, size_bytes: int) -> int:
@@ -49,8 +53,23 @@ class Stackings:
             if len(group.pvs) == 1:
                 found = PV_START_BYTES + self.least_extents(group) * group.extent_bytes
         else:
-            return least_content(content, size_bytes)
+            may, must = node in self.recreating.allowed, node in self.recreating.must
+            return least_content(content, size_bytes, may=may, must=must)
         return min(size_bytes, align_up(found, MIB))
+
+    def could_give(self, node: str, content: Content, size_bytes: int) -> list[str]:
+        """The volumes on a node that would take less room if they might be made anew."""
+        if (array := self.arrays.get(node)) is not None:
+            return self.could_give(array.name, array.content, array.size_bytes) if array.level == "raid1" else []
+        if (crypt := self.crypts.get(node)) is not None:
+            return self.could_give(crypt.name, crypt.content, crypt.size_bytes)
+        if (group := self.groups.get(node)) is not None:
+            plain = [each for each in group.volumes if each.kind in (LvKind.LINEAR, LvKind.OTHER)]
+            found = [self.could_give(each.node, each.content, each.size_bytes) for each in plain]
+            return sum(found, []) if len(group.pvs) == 1 else []
+        least = least_recreated(content)
+        gives = gives_last(content) and least is not None and least < size_bytes
+        return [node] if gives and node not in self.recreating.allowed else []
 
     def above(self, node: str) -> frozenset[str]:
         """The nodes of everything that stands on a node, directly or not."""
@@ -107,7 +126,11 @@ class Stackings:
     def _givers(self, group: Group) -> Sequence[LogicalVolume]:
         swaps = [each for each in group.volumes if each.content.type == "swap" and each.kind is not LvKind.THIN]
         others = [each for each in group.volumes if each not in swaps and each.kind is not LvKind.THIN]
-        return [*swaps, *sorted(others, key=lambda each: self.least_volume(each) - each.size_bytes)]
+
+        def last(volume: LogicalVolume) -> tuple[bool, int]:
+            return gives_last(volume.content), self.least_volume(volume) - volume.size_bytes
+
+        return [*swaps, *sorted(others, key=last)]
 
 
 def md_overhead(array: Array, member_bytes: int) -> int:

@@ -1,9 +1,10 @@
 """Where partitions go on a disk of another size: what gives way, in which order, and what moves. Pure arithmetic.
 
-Imports `core` only. All numbers are bytes. The rule: nothing before the first thing that gives way moves, so boot code,
-the BIOS-boot partition and /boot keep their places. In this order give way: space between partitions, swap down to
-64 MiB, ext filesystems down to their least size and a margin (or what stands on a partition: free extents, swap and ext
-filesystems in a volume group), and at last swap altogether.
+Imports `core` and `hardware.recreate`. All numbers are bytes. The rule: nothing before the first thing that gives way
+moves, so boot code, the BIOS-boot partition and /boot keep their places. In this order give way: space between
+partitions, swap down to 64 MiB, ext filesystems down to their least size and a margin (or what stands on a partition:
+free extents, swap and ext filesystems in a volume group), filesystems that may be made anew, and at last swap
+altogether.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ from msgspec.structs import replace
 
 from core.layout import Content, Partition, Role, Table, TableKind
 from core.sizes import MIB, align_down, align_up
+from hardware.recreate import EXT, RECREATABLE, least_recreated
 
 SWAP_MIN_BYTES = 64 * MIB
-SHRINKABLE = frozenset({"ext2", "ext3", "ext4"})
+SHRINKABLE = EXT
 #: dos tables count sectors in 32 bits.
 DOS_MAX_SECTORS = (1 << 32) - 1
 
@@ -61,13 +63,25 @@ def entries_bytes(table: Table, sector_bytes: int) -> int:
     return align_up(table.entries * 128, sector_bytes)
 
 
-def least_content(content: Content, size_bytes: int) -> int:
-    """The smallest size that what holds this content can be given, when it has `size_bytes` now."""
+def least_content(content: Content, size_bytes: int, *, may: bool = False, must: bool = False) -> int:
+    """The smallest size that what holds this content can be given, when it has `size_bytes` now. `may`, `must`: its
+    filesystem may be made anew, or has to be."""
     if content.type == "swap":
         return min(size_bytes, SWAP_MIN_BYTES)
-    if content.type in SHRINKABLE and content.min_bytes is not None:
-        return min(size_bytes, align_up(content.min_bytes * 105 // 100 + 16 * MIB, MIB))
-    return size_bytes
+    if shrinks(content) and not must:
+        return min(size_bytes, align_up((content.min_bytes or 0) * 105 // 100 + 16 * MIB, MIB))
+    least = least_recreated(content) if may or must else None
+    return size_bytes if least is None else min(size_bytes, least)
+
+
+def shrinks(content: Content) -> bool:
+    """Whether it can be made smaller as it is."""
+    return content.type in SHRINKABLE and content.min_bytes is not None
+
+
+def gives_last(content: Content) -> bool:
+    """Whether what it gives costs making it anew: others give first."""
+    return content.type in RECREATABLE and not shrinks(content)
 
 
 def least_bytes(part: Partition) -> int:
@@ -95,6 +109,24 @@ def place(
             grown = _grow(placed, grow, bounds.end)
             return Placement(_with_extended(table, grown, bounds.end), need, dropped)
     return TooSmall(need)
+
+
+def realigned(table: Table, sector_bytes: int) -> Table | None:
+    """The table with every partition on whole sectors of another size: starts and sizes rounded up, what follows moved
+    up where it must. None where that would take a dos table apart: partitions there only stay."""
+    first = table.first_bytes
+    if table.kind is TableKind.DOS:
+        aligned = all(
+            not (part.start_bytes % sector_bytes or part.size_bytes % sector_bytes) for part in table.partitions
+        )
+        return table if aligned and all(part.start_bytes >= sector_bytes for part in table.partitions) else None
+    at = first = align_up(max(first, 2 * sector_bytes + entries_bytes(table, sector_bytes)), sector_bytes)
+    moved = {}
+    for part in _slots(table):
+        start, size = max(align_up(part.start_bytes, sector_bytes), at), align_up(part.size_bytes, sector_bytes)
+        moved[part.number] = replace(part, start_bytes=start, size_bytes=size)
+        at = start + size
+    return replace(table, first_bytes=first, partitions=tuple(moved[part.number] for part in table.partitions))
 
 
 def last_growable(table: Table) -> int:
@@ -125,7 +157,8 @@ def _fit(slots: list[Partition], end: int, least: Least) -> list[Partition] | No
         return placed
     others = [slot for slot in slots if slot.content.type != "swap" and least(slot) < slot.size_bytes]
     givers = [slot for slot in reversed(slots) if slot.content.type == "swap"]
-    givers += sorted(others, key=lambda slot: least(slot) - slot.size_bytes)  # one big giver before many small ones
+    # one big giver before many small ones
+    givers += sorted(others, key=lambda slot: (gives_last(slot.content), least(slot) - slot.size_bytes))
     sizes = {slot.number: slot.size_bytes for slot in slots}
     for giver in givers:
         short = _end(_moved(_resized(slots, sizes), 1)) - end

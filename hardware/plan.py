@@ -1,7 +1,7 @@
 """What a restore will do to which disk, decided before the first write: layout × targets × options → Plan.
 
 Pure: no I/O, values in, values out; the refusals of a plan say everything that is wrong at once. Imports `core` and
-`hardware.{actions,draft,machine,targets,whole}`.
+`hardware.{actions,draft,firmware,larger,machine,needs,recreate,stacked,targets,whole}`.
 """
 
 from __future__ import annotations
@@ -13,11 +13,13 @@ import msgspec
 
 from core.errors import TargetError
 from core.layout import Disk, Layout, Partition, Table, TableKind, VolumeRole, VolumeSpec, volumes_of
-from hardware.actions import AnyAction, Range, ShrinkFilesystem
+from hardware.actions import AnyAction, Range, RecreateFilesystem, ShrinkFilesystem
 from hardware.draft import Draft, PlanOptions, table_bytes
 from hardware.firmware import boot_disks, plan_boot
+from hardware.larger import check_sectors
 from hardware.machine import Device
 from hardware.needs import Stackings
+from hardware.recreate import ALL, Recreating, least_recreated, unrecreatable
 from hardware.stacked import plan_stack
 from hardware.targets import Refusal, check_device, check_files, check_layout, check_pairing
 from hardware.twins import plan_twins
@@ -55,9 +57,23 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 def make_plan(layout: Layout, targets: Mapping[str, Device], options: PlanOptions | None = None) -> Plan:
     """Plan the restore of `layout` onto `targets` (disk name → device). Never raises for what it does not like: see
-    `refusals`, which `Plan.require` turns into an error. A refused plan has no actions."""
+    `refusals`, which `Plan.require` turns into an error. A refused plan has no actions. What may be made anew is only
+    where the rest cannot give way enough."""
     options = options or PlanOptions()
-    draft = Draft(options, Stackings.of(layout, options.without_md), boot_disks=boot_disks(layout))
+    sectors = {name: target.sector_bytes for name, target in targets.items()}
+    recreating = Recreating.of(layout, sectors, options.recreate)
+    plan = _planned(layout, targets, options, recreating)
+    made = {action.volume for action in plan.actions if isinstance(action, RecreateFilesystem)}
+    if made - recreating.must:
+        spared = _planned(layout, targets, options, Recreating(recreating.must, recreating.must))
+        if not spared.refusals:
+            return msgspec.structs.replace(spared, need_bytes=plan.need_bytes)
+    return plan
+
+
+def _planned(layout: Layout, targets: Mapping[str, Device], options: PlanOptions, recreating: Recreating) -> Plan:
+    needs = Stackings.of(layout, options.without_md, recreating)
+    draft = Draft(options, needs, boot_disks=boot_disks(layout))
     _check_request(layout, targets, options, draft)
     draft.refusals += check_layout(layout)
     draft.refusals += check_pairing(targets)
@@ -106,6 +122,14 @@ def _check_request(layout: Layout, targets: Mapping[str, Device], options: PlanO
         draft.refuse(options.grow, "the image has no such volume to grow", known)
     if options.unused not in _UNUSED:
         draft.refuse(options.unused, "not a way to treat unused space", f"one of {', '.join(_UNUSED)}")
+    specs = {spec.name: spec for spec in volumes_of(layout)}
+    for name in sorted(options.recreate - {ALL}):
+        if name not in volumes:
+            draft.refuse(name, "the image has no such volume to make anew", known)
+        elif why := unrecreatable(specs[name]):
+            draft.refuse(
+                name, why, "leave it out of --recreate; filesystems that can be are ext2/3/4, xfs, btrfs, vfat"
+            )
     if not targets:
         draft.refuse("restore", "no target is given", known)
 
@@ -120,13 +144,12 @@ def _plan_disk(disk: Disk, volumes: list[VolumeSpec], target: Device | None, dra
             draft.refuse(disk.name, "no target is given for it", "name a device for this disk")
         elif whole:
             draft.warnings.append(f"{disk.name} is not restored: no target is given for it")
-    elif target.sector_bytes > disk.sector_bytes:
-        draft.refuse(
-            disk.name,
-            f"the image is of a disk with sectors of {disk.sector_bytes} bytes, {target.path} has sectors of "
-            f"{target.sector_bytes}: boot code, the ESP and xfs made for {disk.sector_bytes} do not work there",
-            f"use a disk with {disk.sector_bytes}-byte sectors (512e is fine)",
-        )
+    elif (
+        target.sector_bytes > disk.sector_bytes
+        and (whole or chosen)
+        and not check_sectors(disk, volumes if whole else chosen, target, draft, whole=whole)
+    ):
+        return
     elif whole:
         plan_whole(disk, volumes, target, draft)
     elif chosen:
@@ -153,15 +176,18 @@ def _plan_some(disk: Disk, chosen: list[VolumeSpec], target: Device, draft: Draf
 
 def _write_one(spec: VolumeSpec, was: Table, present: Table, target: Device, draft: Draft) -> list[Range]:
     match = _matching(was, present, spec)
-    if match is None or match.size_bytes < spec.size_bytes:
+    least = least_recreated(spec.content) if spec.name in draft.needs.recreating.allowed else None
+    need = spec.size_bytes if least is None else min(least, spec.size_bytes)
+    if match is None or match.size_bytes < need:
         what = (
             f"{target.path} has no partition for it" if match is None else f"its partition has {match.size_bytes} bytes"
         )
         hint = "restore the whole disk, or make that partition (same number, type and GUID)"
-        draft.refuse(spec.name, f"{what}, {spec.size_bytes} are needed", hint)
+        draft.refuse(spec.name, f"{what}, {need} are needed", hint)
         return []
     grows = draft.options.grow == spec.name
-    draft.write_into(spec, target, match.start_bytes, match.size_bytes if grows else spec.size_bytes)
+    room = match.size_bytes if grows else min(spec.size_bytes, match.size_bytes)
+    draft.write_into(spec, target, match.start_bytes, room)
     return [(match.start_bytes, match.end_bytes)]
 
 

@@ -14,7 +14,7 @@ from core.sizes import KIB, align_down, format_size
 from hardware.actions import LeaveArray, MakeArray, MakeGroup, OpenCrypt, PlannedVolume, Spot
 from hardware.draft import Draft
 from hardware.machine import Device
-from hardware.needs import PV_START_BYTES, Stackings, md_overhead, pv_room
+from hardware.needs import PV_START_BYTES, md_overhead, pv_room
 
 #: How many members of a whole array may be missing, by level; other levels need all of them.
 _SPARE = {"raid1": -1, "raid5": 1, "raid6": 2}
@@ -30,7 +30,7 @@ def plan_stack(layout: Layout, draft: Draft) -> None:
 class _Stacking:
     def __init__(self, layout: Layout, draft: Draft) -> None:
         self._draft = draft
-        self._needs = Stackings.of(layout, draft.options.without_md)
+        self._needs = draft.needs
         self._specs = {spec.name: spec for spec in volumes_of(layout)}
         self._lost: set[str] = set()
         self._todo: list[tuple[str, Sequence[str], Callable[[], None]]] = [

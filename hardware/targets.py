@@ -16,6 +16,7 @@ from hardware.actions import (
     MakeGroup,
     OpenCrypt,
     Range,
+    RecreateFilesystem,
     RepairBoot,
     WriteTable,
     WriteVolume,
@@ -160,7 +161,7 @@ def find_twins(actions: Sequence[AnyAction], layout: Layout, remnants: Sequence[
             made[RemnantKind.ARRAY, _plain(action.uuid)] = f"array {action.name}"
         elif isinstance(action, WriteTable) and action.table.id.strip("0x-"):
             made[RemnantKind.TABLE, _plain(action.table.id)] = f"partition table as {action.disk}"
-        elif isinstance(action, WriteVolume) and (uuid := specs[action.volume].content.uuid):
+        elif isinstance(action, WriteVolume | RecreateFilesystem) and (uuid := specs[action.volume].content.uuid):
             made[RemnantKind.FILESYSTEM, _plain(uuid)] = f"{specs[action.volume].content.type} of {action.volume}"
     seen = ((each, each.mark if each.kind is RemnantKind.GROUP else _plain(each.mark)) for each in remnants)
     return {each: made[each.kind, mark] for each, mark in seen if (each.kind, mark) in made}

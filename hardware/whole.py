@@ -10,19 +10,19 @@ from collections.abc import Iterable
 from msgspec.structs import replace
 
 from core.layout import Disk, Partition, Role, Table, TableKind, VolumeRole, VolumeSpec, partition_node
-from core.sizes import MIB, align_down, format_size
+from core.sizes import MIB, align_down, align_up, format_size
 from hardware.actions import ClearSpace, ClearTable, Spot, WriteTable
 from hardware.draft import GROWABLE, Draft, table_bytes
 from hardware.firmware import BIOS_BOOT, with_bios_boot, with_boot_partitions
 from hardware.machine import Device
 from hardware.placement import (
     DOS_MAX_SECTORS,
-    Least,
     Placement,
     bounds_of,
     entries_bytes,
     last_growable,
     place,
+    realigned,
 )
 from hardware.targets import Refusal, check_device
 
@@ -47,14 +47,22 @@ def plan_whole(disk: Disk, volumes: list[VolumeSpec], target: Device, draft: Dra
 
 def _plan_table(disk: Disk, table: Table, volumes: list[VolumeSpec], target: Device, draft: Draft) -> None:
     grow = _grow_number(disk, table, draft)
-    wanted = with_boot_partitions(disk, table, draft)
+    laid = realigned(table, target.sector_bytes) if target.sector_bytes > disk.sector_bytes else table
+    if laid is None:
+        message = f"its dos table has partitions that do not begin and end on sectors of {target.sector_bytes} bytes"
+        draft.refuse(disk.name, message, f"use a disk with {disk.sector_bytes}-byte sectors (512e is fine)")
+        return
+    wanted = with_boot_partitions(disk, laid, draft)
     least = draft.needs.least_of(disk.name)
     placed = place(wanted, target.size_bytes, target.sector_bytes, grow, least)
     head = next((spec.size_bytes for spec in volumes if spec.role is VolumeRole.HEAD), 0)
     draft.need_bytes[disk.name] = need = max(placed.need_bytes, head)
     if not isinstance(placed, Placement) or target.size_bytes < need:
-        draft.refusals.append(_too_small(disk, table.partitions, target, need, least))
+        draft.refusals.append(_too_small(disk, table.partitions, target, need, draft))
         return
+    if laid is not table:
+        text = f"{disk.name}: its table is laid out anew in sectors of {target.sector_bytes} bytes"
+        draft.warnings.append(text)
     _warn(disk, wanted, placed, target, draft)
     parts = tuple(replace(part, attrs=part.attrs & ~_RESERVED_ATTRS) for part in placed.partitions)
     after = with_bios_boot(disk, replace(wanted, partitions=parts), target, draft)
@@ -98,14 +106,24 @@ def _grow_number(disk: Disk, table: Table, draft: Draft) -> int:
     return 0
 
 
-def _too_small(disk: Disk, parts: Iterable[Partition], target: Device, need: int, least: Least) -> Refusal:
+def _too_small(disk: Disk, parts: Iterable[Partition], target: Device, need: int, draft: Draft) -> Refusal:
+    def least(part: Partition) -> int:
+        return draft.needs.least(_label(disk, part), part.content, part.size_bytes)
+
     held = sorted((part for part in parts if part.role is not Role.EXTENDED), key=least, reverse=True)
+    could = [
+        name for part in held for name in draft.needs.could_give(_label(disk, part), part.content, part.size_bytes)
+    ]
+    give = "".join(f" --recreate {name}" for name in could)
+    hint = (
+        f"use a larger disk, {f'or let filesystems be made anew and their files copied:{give}, ' if could else ''}or "
+    )
     words = [f"{_label(disk, part)} with {part.content.type or 'data'} {format_size(least(part))}" for part in held[:4]]
     message = (
         f"{target.path} is too small: it has {target.size_bytes} bytes ({format_size(target.size_bytes)}), and "
         f"{need} ({format_size(need)}) are needed at least; held by {', '.join(words) or 'its content'}"
     )
-    return Refusal(subject=disk.name, message=message, hint="use a larger disk, or restore only some of its volumes")
+    return Refusal(subject=disk.name, message=message, hint=f"{hint}restore only some of its volumes")
 
 
 def _label(disk: Disk, part: Partition) -> str:
@@ -158,7 +176,7 @@ def _write_all(disk: Disk, after: Table, volumes: list[VolumeSpec], target: Devi
 def _clear_space(disk: Disk, after: Table, head: int, target: Device, draft: Draft) -> None:
     """The holes between head, partitions and backup table. An extended partition counts as full: its EBRs are in it."""
     sector = target.sector_bytes
-    at = max(head, after.first_bytes, 2 * sector + entries_bytes(after, sector))
+    at = align_up(max(head, after.first_bytes, 2 * sector + entries_bytes(after, sector)), sector)
     ranges = []
     for part in sorted(after.partitions, key=lambda each: each.start_bytes):
         if part.start_bytes > at:
@@ -181,7 +199,7 @@ def _plan_bare(disk: Disk, volumes: list[VolumeSpec], target: Device, draft: Dra
     draft.need_bytes[disk.name] = need = least
     room = align_down(target.size_bytes, target.sector_bytes)
     if room < need:
-        draft.refusals.append(_too_small(disk, [whole], target, need, lambda _part: least))
+        draft.refusals.append(_too_small(disk, [whole], target, need, draft))
         return
     grown = draft.options.grow in ("last", disk.name, *draft.needs.above(disk.name))
     draft.sizes_before[disk.name] = disk.size_bytes

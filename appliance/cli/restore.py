@@ -52,6 +52,12 @@ from hardware.plan import plan_as_dict
     "--scratch", type=click.Path(path_type=Path), help="Folder for scratch space when a filesystem must shrink."
 )
 @click.option(
+    "--recreate",
+    multiple=True,
+    metavar="VOLUME|all",
+    help="May be made anew and its files copied, where it cannot be put back as it is: a smaller disk, or 4Kn.",
+)
+@click.option(
     "--overwrite-unseen", is_flag=True, help="Also overwrite what nobody can look into for a site (LUKS, LVM, md)."
 )
 @click.option(
@@ -75,9 +81,10 @@ from hardware.plan import plan_as_dict
 @click.option("--from", "sites", multiple=True, metavar="SITE", help="Take it from this site only.")
 def restore(
     context: Context, image: str, to: tuple[str, ...], only_plan: bool, confirmed: tuple[str, ...],
-    only: tuple[str, ...], grow: str, unused: str, scratch: Path | None, overwrite_unseen: bool,
-    firmware: str | None, no_repair: bool, no_md: bool, nics: tuple[str, ...], hold_network: bool, as_clone: str | None,
-    retire: tuple[str, ...], luks: tuple[str, ...], no_read_back: bool, sites: tuple[str, ...],
+    only: tuple[str, ...], grow: str, unused: str, scratch: Path | None, recreate: tuple[str, ...],
+    overwrite_unseen: bool, firmware: str | None, no_repair: bool, no_md: bool, nics: tuple[str, ...],
+    hold_network: bool, as_clone: str | None, retire: tuple[str, ...], luks: tuple[str, ...],
+    no_read_back: bool, sites: tuple[str, ...],
 ) -> None:  # fmt: skip
     """Put IMAGE back onto disks: plan, confirm, write, read back, make it boot.
 
@@ -87,13 +94,14 @@ def restore(
     refloat restore web1/latest --kit fleet.kit --to S4EWNX0R123 --plan
     refloat restore web1/latest --kit fleet.kit --to S4EWNX0R123 --confirm S4EWNX0R123
     refloat restore web1/latest --kit fleet.kit --to /dev/sdb --grow last
+    refloat restore web1/latest --kit fleet.kit --to SMALL123 --recreate vda-part4
     """
     runner = SystemRunner()
     opened = Catalog(context.unlock(), context.monitor, sites).open(image)
     nic_map = _pairs(nics, "--nic") or None
     options = RestoreOptions(
         to, only, grow, unused, not no_read_back, scratch, overwrite_unseen, not no_repair, firmware or "",
-        Repair(nic_map, hold_network, as_clone, no_md), retire,
+        Repair(nic_map, hold_network, as_clone, no_md), retire, recreate,
     )  # fmt: skip
     made = plan_restore(opened, options, runner)
     if only_plan:

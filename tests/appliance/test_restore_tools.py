@@ -18,6 +18,7 @@ from hardware.actions import (
     GrowFilesystem,
     MakeSwap,
     OpenCrypt,
+    RecreateFilesystem,
     ShrinkFilesystem,
     Spot,
     WriteTable,
@@ -34,6 +35,13 @@ def grow(kind: str) -> GrowFilesystem:
     )
 
 
+def recreate(kind: str) -> RecreateFilesystem:
+    return RecreateFilesystem(
+        volume="v", disk="d", path="/dev/x", type=kind, uuid="", label="", offset_bytes=0, size_bytes=1, from_bytes=2,
+        used_bytes=None, sector_bytes=512,
+    )  # fmt: skip
+
+
 SHRINK = ShrinkFilesystem(volume="v", type="ext4", from_bytes=2, to_bytes=1, scratch_bytes=1)
 SWAP = MakeSwap(
     disk="d", path="/dev/x", partition=1, uuid="", label="", offset_bytes=0, size_bytes=4096, sector_bytes=512
@@ -47,6 +55,11 @@ SWAP = MakeSwap(
         (grow("ext3"), "resize2fs", "e2fsprogs"),
         (grow("btrfs"), "btrfs", "btrfs-progs"),
         (SHRINK, "fusermount3", "fuse3"),
+        (recreate("xfs"), "mkfs.xfs", "xfsprogs"),
+        (recreate("ext4"), "mke2fs", "e2fsprogs"),
+        (recreate("btrfs"), "btrfstune", "btrfs-progs"),
+        (recreate("vfat"), "mkfs.vfat", "dosfstools"),
+        (recreate("vfat"), "cp", "coreutils"),
         (SWAP, "mkswap", "util-linux"),
         (ClearTable(disk="d", path="/dev/x", sector_bytes=512), "sfdisk", "fdisk"),
     ],

@@ -23,11 +23,22 @@ from core.layout import (
     volumes_of,
 )
 from core.sizes import MIB
-from hardware.actions import MakeArray, MakeEsp, MakeGroup, MakeSwap, OpenCrypt, Spot, WriteTable, WriteVolume
+from hardware.actions import (
+    MakeArray,
+    MakeEsp,
+    MakeGroup,
+    MakeSwap,
+    OpenCrypt,
+    RecreateFilesystem,
+    Spot,
+    WriteTable,
+    WriteVolume,
+)
 from hardware.firmware import BIOS_BOOT, ESP
 from hardware.machine import Device
 from hardware.needs import Stackings, pv_room
 from hardware.plan import Plan
+from hardware.recreate import Recreating, least_recreated
 
 EXTENT = 4 * MIB
 
@@ -65,7 +76,10 @@ def volumes(draw: st.DrawFn, group: str, extents: int) -> tuple[LogicalVolume, .
         size = count * EXTENT
         kind = draw(st.sampled_from(["ext4", "xfs", "swap", "btrfs", ""]))
         least = draw(st.integers(0, size)) if kind == "ext4" else None
-        content = Content(type=kind, uuid=f"{group}-{number}", size_bytes=size if kind else 0, min_bytes=least)
+        used = draw(st.integers(0, size)) if kind in ("xfs", "btrfs") else None
+        content = Content(
+            type=kind, uuid=f"{group}-{number}", size_bytes=size if kind else 0, min_bytes=least, used_bytes=used
+        )  # fmt: skip
         name = f"lv{number}"
         found.append(
             LogicalVolume(
@@ -149,9 +163,9 @@ def stacks(draw: st.DrawFn) -> Layout:
     return Layout(disks=tuple(disks), arrays=tuple(arrays), crypts=tuple(crypts), groups=(group,))
 
 
-def check_stack(layout: Layout, targets: dict[str, Device], plan: Plan) -> None:
+def check_stack(layout: Layout, targets: dict[str, Device], plan: Plan, recreate: frozenset[str] = frozenset()) -> None:
     """What must hold of an accepted plan: every device is there before it is used, nothing overlaps, everything fits,
-    and each volume of what is restored is written once; only confirmed disks are touched."""
+    and each volume of what is restored is written, or made anew, once; only confirmed disks are touched."""
     sizes = {device.path: device.size_bytes for device in targets.values()}
     paths = set(sizes)
     there: dict[str, int] = {}
@@ -188,8 +202,8 @@ def check_stack(layout: Layout, targets: dict[str, Device], plan: Plan) -> None:
         elif isinstance(action, MakeGroup):
             for pv in action.pvs:
                 take(pv)
-            there.update(_fits(layout, action))
-    written = [action for action in plan.actions if isinstance(action, WriteVolume)]
+            there.update(_fits(layout, action, Recreating.of(layout, {}, recreate)))
+    written = [action for action in plan.actions if isinstance(action, WriteVolume | RecreateFilesystem)]
     names = [action.volume for action in written]
     assert len(set(names)) == len(names)
     specs = {spec.name: spec for spec in volumes_of(layout)}
@@ -199,6 +213,10 @@ def check_stack(layout: Layout, targets: dict[str, Device], plan: Plan) -> None:
         else:
             assert action.path in paths
         assert action.size_bytes <= specs[action.volume].size_bytes
+        if isinstance(action, RecreateFilesystem):
+            least = least_recreated(specs[action.volume].content)
+            assert recreate
+            assert action.sector_bytes > 512 or least is not None and least <= action.size_bytes < action.from_bytes
     if set(targets) == {each.name for each in layout.disks}:
         assert sorted(names) == sorted(specs)
     else:
@@ -208,9 +226,9 @@ def check_stack(layout: Layout, targets: dict[str, Device], plan: Plan) -> None:
             assert action.size_bytes == there[action.path]
 
 
-def _fits(layout: Layout, action: MakeGroup) -> Iterator[tuple[str, int]]:
+def _fits(layout: Layout, action: MakeGroup, recreating: Recreating) -> Iterator[tuple[str, int]]:
     group = next(each for each in layout.groups if each.name == action.name)
-    needs = Stackings.of(layout)
+    needs = Stackings.of(layout, recreating=recreating)
     before = {volume.name: volume for volume in group.volumes}
     assert [volume.name for volume in action.volumes if volume.kind is LvKind.POOL] <= ["pool"]
     extents = [volume for volume in action.volumes if volume.kind is not LvKind.THIN]

@@ -61,6 +61,7 @@ def test_plan(machine: dict[str, Any], case: dict[str, Any]) -> None:
         firmware=case.get("firmware", ""),
         repair=case.get("repair", False),
         without_md=case.get("without_md", False),
+        recreate=frozenset(case.get("recreate", ())),
     )
     plan = make_plan(layout, targets, options)
     text = "\n".join(describe(plan))
@@ -71,7 +72,7 @@ def test_plan(machine: dict[str, Any], case: dict[str, Any]) -> None:
         assert any(word in warning for warning in plan.warnings), text
     assert bool(plan.warnings) == ("warns" in case), text
     if not plan.refusals and (layout.groups or case.get("firmware")):
-        check_stack(layout, targets, plan)
+        check_stack(layout, targets, plan, options.recreate)
     elif not plan.refusals:
         check_accepted(layout, targets, plan)
 

@@ -11,10 +11,19 @@ from core.errors import TargetError
 from core.layout import Disk, Layout, volumes_of
 from hardware.actions import AnyAction, GrowFilesystem, ShrinkFilesystem, WriteTable
 from hardware.plan import PlanOptions, describe, make_plan, plan_as_dict
-from tests.hardware.planning import check_accepted, device, disks
+from hardware.recreate import RECREATABLE
+from tests.hardware.planning import FILES, check_accepted, device, disks
 
 
-@settings(max_examples=400)
+def _requests(disk: Disk) -> st.SearchStrategy[frozenset[str]]:
+    """Nothing, everything, or some volumes that can be made anew."""
+    specs = volumes_of(Layout(disks=(disk,)))
+    names = [spec.name for spec in specs if spec.content.type in RECREATABLE]
+    some = st.frozensets(st.sampled_from(names)) if names else st.just(frozenset[str]())
+    return st.one_of(st.just(frozenset[str]()), st.just(frozenset({"all"})), some)
+
+
+@settings(max_examples=600)
 @given(disks(), st.data())
 def test_whatever_is_accepted_fits(disk: Disk, data: st.DataObject) -> None:
     sector = data.draw(st.sampled_from([512, 4096]))
@@ -23,6 +32,7 @@ def test_whatever_is_accepted_fits(disk: Disk, data: st.DataObject) -> None:
     options = PlanOptions(
         grow=data.draw(st.sampled_from(["none", "last", *names])),
         unused=data.draw(st.sampled_from(["keep", "zero", "discard"])),
+        recreate=data.draw(_requests(disk)),
     )
     layout, targets = Layout(disks=(disk,)), {disk.name: device(size, sector)}
     plan = make_plan(layout, targets, options)
@@ -51,12 +61,36 @@ def test_same_or_larger_disk_keeps_every_place(disk: Disk, more: int) -> None:
 
 
 @settings(max_examples=300)
-@given(disks())
-def test_needed_size_is_neither_too_much_nor_too_little(disk: Disk) -> None:
-    layout = Layout(disks=(disk,))
-    need = make_plan(layout, {disk.name: device(disk.size_bytes, disk.sector_bytes)}).need_bytes[disk.name]
+@given(disks(), st.data())
+def test_needed_size_is_neither_too_much_nor_too_little(disk: Disk, data: st.DataObject) -> None:
+    layout, options = Layout(disks=(disk,)), PlanOptions(recreate=data.draw(_requests(disk)))
+    need = make_plan(layout, {disk.name: device(disk.size_bytes, disk.sector_bytes)}, options).need_bytes[disk.name]
     assume(need)
-    enough = make_plan(layout, {disk.name: device(need, disk.sector_bytes)})
+    enough = make_plan(layout, {disk.name: device(need, disk.sector_bytes)}, options)
     check_accepted(layout, {disk.name: device(need, disk.sector_bytes)}, enough)
-    short = make_plan(layout, {disk.name: device(need - disk.sector_bytes, disk.sector_bytes)})
+    short = make_plan(layout, {disk.name: device(need - disk.sector_bytes, disk.sector_bytes)}, options)
     assert short.refusals and short.need_bytes[disk.name] == need
+
+
+@settings(max_examples=400)
+@given(disks(kinds=FILES, scale=16), st.data())
+def test_what_is_made_anew_fits_too(disk: Disk, data: st.DataObject) -> None:
+    """Disks of filesystems alone, onto smaller ones and onto larger sectors: here a request is often enough."""
+    sector = data.draw(st.sampled_from([512, 4096]))
+    layout = Layout(disks=(disk,))
+    targets = {disk.name: device(data.draw(st.integers(disk.size_bytes // 2, 2 * disk.size_bytes)), sector)}
+    plan = make_plan(layout, targets, PlanOptions(recreate=data.draw(_requests(disk))))
+    if not plan.refusals:
+        check_accepted(layout, targets, plan)
+
+
+@settings(max_examples=300)
+@given(disks(), st.data())
+def test_a_request_only_widens_what_is_accepted(disk: Disk, data: st.DataObject) -> None:
+    """Where no request is needed nothing is made anew; a request never needs a larger disk."""
+    layout = Layout(disks=(disk,))
+    targets = {disk.name: device(data.draw(st.integers(1, 2 * disk.size_bytes)), disk.sector_bytes)}
+    without, with_it = make_plan(layout, targets), make_plan(layout, targets, PlanOptions(recreate=frozenset({"all"})))
+    assert with_it.need_bytes.get(disk.name, 0) <= without.need_bytes.get(disk.name, 0)
+    if not without.refusals:
+        assert with_it.actions == without.actions

@@ -17,6 +17,7 @@ from hardware.actions import (
     MakeArray,
     MakeEsp,
     MakeGroup,
+    RecreateFilesystem,
     RepairBoot,
     RetireTwin,
     ShrinkFilesystem,
@@ -43,14 +44,30 @@ def test_whatever_is_accepted_fits(layout: Layout, data: st.DataObject) -> None:
         grow=data.draw(st.sampled_from(["none", "last", *nodes])),
         firmware=data.draw(st.sampled_from(["", "bios", "uefi"])),
         repair=data.draw(st.booleans()),
+        recreate=data.draw(st.sampled_from([frozenset[str](), frozenset({"all"}), frozenset(nodes[:1])])),
     )
     plan = make_plan(layout, targets, options)
     if plan.refusals:
         assert not plan.actions
     else:
-        check_stack(layout, targets, plan)
+        check_stack(layout, targets, plan, options.recreate)
         as_json = msgspec.json.encode(plan.actions)
         assert msgspec.json.decode(as_json, type=tuple[AnyAction, ...]) == plan.actions
+
+
+@settings(max_examples=200)
+@given(stacks(), st.integers(-400, 0))
+def test_nothing_is_made_anew_where_the_rest_can_give_way(layout: Layout, less: int) -> None:
+    targets = {
+        each.name: device(max(each.size_bytes + less * MIB, MIB), path=f"/dev/new-{each.name}") for each in layout.disks
+    }
+    without = make_plan(layout, targets)
+    with_it = make_plan(layout, targets, PlanOptions(recreate=frozenset({"all"})))
+    if not without.refusals:
+        assert with_it.actions == without.actions
+    elif not with_it.refusals:
+        assert any(isinstance(action, RecreateFilesystem) for action in with_it.actions)
+        check_stack(layout, targets, with_it, frozenset({"all"}))
 
 
 @settings(max_examples=200)

@@ -192,11 +192,11 @@ class Server:
         return Answer(done.returncode, done.stdout, done.stderr, json.loads(line))
 
     @contextlib.contextmanager
-    def started(self, *argv: str | Path) -> Iterator[Child]:
+    def started(self, *argv: str | Path, **more: str) -> Iterator[Child]:
         """The program, running; killed and reaped when the block is left."""
         with tempfile.TemporaryFile() as errors:
             process = subprocess.Popen(
-                self.command(*argv), stdout=subprocess.PIPE, stderr=errors, text=True, env=self.environment()
+                self.command(*argv), stdout=subprocess.PIPE, stderr=errors, text=True, env=self.environment(**more)
             )
             try:
                 yield Child(process)

@@ -26,5 +26,13 @@ SCENARIOS: tuple[Scenario, ...] = (
         image=imaged_offline,
     ),
     control(PLAIN, BIGGER, options="--grow last", image=imaged_offline),
+    onto(
+        PLAIN,
+        FOUR_K,
+        "a 4Kn disk: its table laid out anew, the ESP made anew and its files copied",
+        options="--recreate all",
+        image=imaged_offline,
+        name="plain-recreated-4kn",
+    ),
     Scenario("plain-refused-4kn", "a 4Kn disk: refused with the reason, nothing written", _refused),
 )
