@@ -31,7 +31,7 @@ class ImageConfig(msgspec.Struct, frozen=True, kw_only=True):
     level: int = 3
     threads: int = 0
     bandwidth: int = 0
-    nice: int = 10
+    nice: int = 19
     io_class: str = "best-effort"
     pack_size: int = 32 << 20
     live: bool = False

@@ -134,6 +134,7 @@ OTHER_EXITS = {
     2: ("usage", "the command line is wrong"),
     70: ("bug", "a fault of Refloat's own; the traceback is printed"),
     130: ("interrupted", "stopped by Ctrl-C"),
+    143: ("terminated", "stopped by SIGTERM (systemd, shutdown)"),
 }
 
 

@@ -94,7 +94,8 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("image", "level", Kind.INTEGER, 3, "zstd level, 1 to 19.", "3", low=1, high=19),
     Setting("image", "threads", Kind.INTEGER, 0, "Threads that compress; 0: one for each processor.", "0", high=256),
     Setting("image", "bandwidth", Kind.SIZE, 0, "Bytes a second to each site; 0: no limit.", '"50MiB/s"'),
-    Setting("image", "nice", Kind.INTEGER, 10, "Processor priority while imaging, 0 to 19.", "10", high=19),
+    Setting("image", "nice", Kind.INTEGER, 19, "Processor priority while imaging, 0 to 19 (gives way to all).", "10",
+            high=19),
     Setting("image", "io_class", Kind.TEXT, "best-effort", "Disk priority while imaging (ioprio_set(2)); "
             "none: unchanged.", '"best-effort"', choices=("best-effort", "idle", "none")),
     Setting("image", "pack_size", Kind.SIZE, 32 << 20, "Size of the objects written to sites, 1 MiB to 64 MiB.",

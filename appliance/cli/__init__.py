@@ -10,6 +10,7 @@ import contextlib
 import importlib
 import json
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
@@ -92,11 +93,22 @@ def program() -> None:
     """
 
 
+class Terminated(BaseException):
+    """SIGTERM (systemd, shutdown): everything is undone as after Ctrl-C, so that no snapshot stays. click would take a
+    KeyboardInterrupt for Ctrl-C."""
+
+
+def _terminate(_number: int, _frame: object) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once: what undoes must not be stopped half-way
+    raise Terminated
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program and return its exit status (`core.errors.exit_table`)."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     ours = arguments[: arguments.index("--")] if "--" in arguments else arguments
     session = Session(as_json="--json" in ours)
+    before = signal.signal(signal.SIGTERM, _terminate)
     try:
         program.main(arguments, prog_name="refloat", standalone_mode=False, obj=session)
         with to_stdout(session):
@@ -105,6 +117,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _usage(session, error)
     except click.Abort as error:
         return _abort(session, error)
+    except Terminated:
+        return _fail(session, "terminated", "stopped by SIGTERM", None, 143)
     except KeyboardInterrupt:
         return _fail(session, "interrupted", "stopped by Ctrl-C", None, 130)
     except RefloatError as error:
@@ -117,6 +131,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(
             session, "bug", f"{type(error).__name__}: {error}", "this is a fault of Refloat's own: please report it", 70
         )
+    finally:
+        signal.signal(signal.SIGTERM, before)
     return 0
 
 

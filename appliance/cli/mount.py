@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import signal
 from pathlib import Path
 
 import click
@@ -40,4 +41,6 @@ def mount(context: Context, image: str, folder: Path) -> None:
         {"server": manifest.server.name, "image": manifest.image, "folder": str(folder), "volumes": volumes},
         f"{manifest.server.name}/{manifest.image}:\n{lines}\n{end}",
     )
+    # libfuse unmounts on SIGTERM, but only where nobody else has a handler (fuse_set_signal_handlers)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     serve(VolumeFiles(ImageView(opened), manifest), folder)

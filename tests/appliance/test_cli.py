@@ -69,6 +69,7 @@ def _with_recipients(config: Path, *recipients: str) -> None:
         (SiteFullError("de is full", hint="make room", site="de"), 21, "site-full"),
         (KeyError("oops"), 70, "bug"),
         (KeyboardInterrupt(), 130, "interrupted"),
+        (cli.Terminated(), 143, "terminated"),
         (click.UsageError("no"), 2, "usage"),
         (click.Abort(), 130, "interrupted"),
     ],

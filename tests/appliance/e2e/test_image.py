@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import random
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -133,6 +134,22 @@ def test_a_second_run_while_one_is_running(server: Server, tmp_path: Path) -> No
     with server.started("image", "--config", server.config) as child:
         child.when(lambda: len(server.packs("fr")) > 3)
         server.fails(61, "image", "--config", server.config)
+    assert not list(server.sites["fr"].glob("servers/web1/images/*"))
+    server.configure('pack_size = "1MiB"')
+    answer = server.image()
+    assert answer.status == 0, answer
+    assert all(each["stored_bytes"] < SIZE - 2 * MIB for each in answer.value["sites"])
+    _proven(server, "fr", tmp_path)
+
+
+def test_sigterm_ends_a_run_in_order(server: Server, tmp_path: Path) -> None:
+    """143, as systemd expects it; nothing is committed, the lock is free, and the next run goes on."""
+    server.configure(SLOW)
+    with server.started("image", "--config", server.config, "--json") as child:
+        child.when(lambda: len(server.packs("fr")) > 3)
+        child.process.send_signal(signal.SIGTERM)
+        status, value = child.go_on()
+    assert (status, value["error"]["code"]) == (143, "terminated")
     assert not list(server.sites["fr"].glob("servers/web1/images/*"))
     server.configure('pack_size = "1MiB"')
     answer = server.image()
