@@ -22,6 +22,9 @@ from tests.lab.tools import GuestCrash, LabError, background, end
 #: How long a guest may take to do something simple under emulation on a busy machine, in seconds.
 PATIENCE = 240
 CRASH = "Kernel panic - not syncing: Fatal exception"
+#: The root's volume group never came: see `hardware/boot/waiting.py`. A server as its distribution makes it is switched
+#: on again so often; what was restored must not need it, which `proving` sees to.
+NO_ROOT, AGAIN = "Gave up waiting for root file system device", 6
 
 
 class Running:
@@ -32,6 +35,7 @@ class Running:
     ) -> None:
         self.machine, self.folder, self.net, self._process = machine, folder, net, process
         self.started = time.monotonic()
+        self._resets = 0
         self.qmp = Qmp(socket)
 
     @property
@@ -65,6 +69,10 @@ class Running:
         until = time.monotonic() + patience
         while (refusal := ssh.probe()) is not None:
             self._look_for_crash(self.serial)
+            if self._resets < min(self.serial.count(NO_ROOT), AGAIN):
+                self._resets += 1
+                self.qmp.ask("system_reset")
+                until = time.monotonic() + patience
             if not self.alive:
                 raise LabError(f"{self.machine.name} ended before it answered{self._tail()}")
             if "HOST IDENTIFICATION HAS CHANGED" in refusal or time.monotonic() > until:
