@@ -23,6 +23,7 @@ from appliance.tracking import Tracking
 from core.errors import (
     ConfigError,
     DamagedError,
+    HeldError,
     LockedError,
     PartialError,
     PolicyError,
@@ -33,6 +34,8 @@ from core.files import state_errors
 from core.layout import volumes_of
 from core.monitor import Monitor
 from core.run import Runner
+from hardware.boot.hold import is_held
+from hardware.boot.inside import Root
 from hardware.inventory import firmware_mode
 from hardware.read import DiskSource, read_layout
 from imager.hold.hooks import Hooks
@@ -102,6 +105,12 @@ class ImageOutcome:
 
 def take_image(config: Config, options: ImageOptions, runner: Runner, monitor: Monitor) -> ImageOutcome:
     """Image this server's disks to its sites. Raises what concerns all sites; see ImageOutcome for the rest."""
+    with Root("/") as root:
+        if is_held(root):
+            raise HeldError(
+                "this server was restored and has not been released: the old one may still be there",
+                hint="`refloat release`, once it is certain that the old server does not come back",
+            )
     keys = ServerKeys.load(config.state_path)
     if keys.name != config.server:
         raise ConfigError(

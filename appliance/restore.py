@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -18,10 +19,19 @@ from msgspec.structs import replace
 from appliance.recreate import sources
 from appliance.shrink import shrunk
 from appliance.steps import FINISHING, PREPARING, AskPassphrase, Hand, Repair
-from core.errors import ConfigError, ConfirmError, CorruptError, KeyMissingError, ObjectMissingError, ToolError
+from core.errors import (
+    ConfigError,
+    ConfirmError,
+    CorruptError,
+    KeyMissingError,
+    ObjectMissingError,
+    ToolError,
+    UnbootableError,
+)
 from core.layout import Layout
 from core.monitor import Monitor
 from core.run import Runner, find_tool
+from core.sizes import MIB
 from hardware.actions import (
     PACKAGES,
     Action,
@@ -33,6 +43,8 @@ from hardware.actions import (
     tools_of,
 )
 from hardware.alive import who_answers
+from hardware.boot.clone import check_name
+from hardware.boot.nics import checked_map
 from hardware.boot.values import BootReport
 from hardware.holdings import holdings
 from hardware.inventory import inspect_target, probe_inventory
@@ -40,9 +52,11 @@ from hardware.machine import Device, DeviceKind, Inventory, find_device, tokens
 from hardware.plan import Plan, PlanOptions, make_plan
 from hardware.read import DiskSource, read_layout
 from hardware.remnants import read_remnants
+from hardware.stack import build
 from hardware.targets import Refusal
 from imager.repository.reader import OpenImage
 from imager.repository.restore import VolumeReport
+from imager.repository.view import ImageView
 
 
 @dataclass(frozen=True)
@@ -79,6 +93,15 @@ class RestoreReport:
     warnings: list[str] = field(default_factory=list)
     boot: BootReport | None = None
 
+    def require_boot(self) -> None:
+        """Raise UnbootableError with every check of the repair that is not ok."""
+        wrong = [f"{check.name}: {check.detail}" for check in (self.boot.checks if self.boot else ()) if not check.ok]
+        if wrong:
+            raise UnbootableError(
+                f"every byte is restored, but: {'; '.join(wrong)}",
+                hint="mend that from the rescue environment, or restore again; the report says what was done",
+            )
+
 
 @dataclass(frozen=True)
 class Restoration:
@@ -96,6 +119,7 @@ class Restoration:
 def plan_restore(image: OpenImage, options: RestoreOptions, runner: Runner) -> Restoration:
     """Look at the machine and plan. Writes nothing; refusals are in the plan (`plan.require()` raises them)."""
     layout = image.manifest.layout
+    _check_scratch(options.scratch)
     files = [device for _, device in map(_split, options.to) if os.path.isfile(device)]
     inventory = probe_inventory(runner, files)
     devices = targets_of([disk.name for disk in layout.disks], options, inventory)
@@ -109,6 +133,10 @@ def plan_restore(image: OpenImage, options: RestoreOptions, runner: Runner) -> R
     parts = set(options.only) - {disk.name for disk in layout.disks}
     boots = options.boot and not parts and (ours or bool(options.firmware))
     retired = [inspect_target(find_device(inventory, each), runner) for each in options.retire]
+    if options.repair.clone_as is not None:
+        check_name(options.repair.clone_as)
+    if options.repair.nic_map is not None:
+        checked_map(options.repair.nic_map, layout.interfaces, inventory.nics)
     plan = make_plan(
         layout,
         targets,
@@ -126,6 +154,8 @@ def plan_restore(image: OpenImage, options: RestoreOptions, runner: Runner) -> R
             recreate=frozenset(options.recreate),
         ),
     )
+    if options.repair.parts_from_the_old and plan.actions and not _repairs(plan):
+        plan = _refused(plan, Refusal(subject="the restore", message=_NO_REPAIR, hint=_WHOLE_DISKS))
     if boots:
         plan = _with_the_living(plan, layout, targets.values(), options, inventory, runner)
     _require_whole(image, plan)
@@ -148,7 +178,7 @@ def _with_the_living(
 
     A disk image in a file boots elsewhere, so nobody is asked for its sake.
     """
-    if not any(isinstance(action, RepairBoot) for action in plan.actions) or options.repair.parts_from_the_old:
+    if not _repairs(plan) or options.repair.parts_from_the_old:
         return plan
     if not all(target.kind is DeviceKind.DISK for target in targets):
         return plan
@@ -165,9 +195,25 @@ def _with_the_living(
     if survey.unasked:
         unasked = ", ".join(survey.unasked)
         warnings = (*warnings, f"whether the old server still answers at {unasked} could not be asked: see to it")
-    if refusals:
-        return replace(plan, actions=(), refusals=refusals, warnings=warnings)
-    return replace(plan, warnings=warnings)
+    plan = replace(plan, warnings=warnings)
+    return _refused(plan, *refusals) if refusals else plan
+
+
+_NO_REPAIR = "the network is held, and a clone made, by the repair, and nothing is repaired here"
+_WHOLE_DISKS = "restore the disk that boots, whole, without --no-repair; name --firmware for a disk of another machine"
+
+
+def _repairs(plan: Plan) -> bool:
+    return any(isinstance(action, RepairBoot) for action in plan.actions)
+
+
+def _refused(plan: Plan, *refusals: Refusal) -> Plan:
+    return replace(plan, actions=(), refusals=(*plan.refusals, *refusals))
+
+
+def _check_scratch(folder: Path | None) -> None:
+    if folder is not None and not (folder.is_dir() and os.access(folder, os.W_OK)):
+        raise ConfigError(f"{folder} is no folder that can be written to", hint="--scratch names one with room")
 
 
 def _split(text: str) -> tuple[str, str]:
@@ -280,6 +326,8 @@ def apply_restore(
     known = {each.name: ask(each.name, each.uuid) for each in restoration.plan.actions if isinstance(each, OpenCrypt)}
     started = time.monotonic()
     image, options, actions = restoration.image, restoration.options, restoration.plan.actions
+    for name, secret in known.items():
+        _try_passphrase(image, name, secret, runner)
     shrinks = {
         each.volume: (each.to_bytes, each.scratch_bytes) for each in actions if isinstance(each, ShrinkFilesystem)
     }
@@ -320,6 +368,16 @@ def apply_restore(
         warnings=[*monitor.warnings, *image.complaints],
         boot=hand.boot,
     )
+
+
+def _try_passphrase(image: OpenImage, name: str, passphrase: bytes, runner: Runner) -> None:
+    """Against the header as the image has it. Raises KeyMissingError."""
+    volume = image.manifest.volume(f"{name}-header")
+    with tempfile.NamedTemporaryFile(prefix="refloat-header-") as file:
+        file.write(ImageView(image).read(volume, 0, volume.spec.size_bytes))
+        file.truncate(volume.spec.size_bytes + MIB)  # cryptsetup wants room for data, too
+        file.flush()
+        build.require_passphrase(file.name, name, passphrase, runner)
 
 
 def _nobody_knows(name: str, _uuid: str) -> bytes:

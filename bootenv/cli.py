@@ -13,7 +13,7 @@ from bootenv.addresses import read_ports
 from bootenv.build import DEFAULT_OUTPUT, Built, read_built
 from bootenv.build import build as build_it
 from bootenv.imaging import image_machine
-from bootenv.live.unattended import restore_options
+from bootenv.live.unattended import LISTS, check_order_fits
 from bootenv.orders import OrderBook, Then, new_order, order_key, placed, utc_now
 from bootenv.serve import choose_place
 from bootenv.serve import serve as serve_it
@@ -72,16 +72,19 @@ def serve(
     serve_it(read_built(folder), place, runner, context.monitor, dhcp=not no_dhcp, words=added)
 
 
+_WORDS = {"yes": True, "true": True, "no": False, "false": False}
+
+
 def _options(texts: tuple[str, ...]) -> dict[str, str | bool | tuple[str, ...]]:
     """`grow=last`, `hold_network=yes`, `only=vda-part2` (again for more): values of an order."""
     found: dict[str, str | bool | tuple[str, ...]] = {}
     for text in texts:
         name, _, value = text.partition("=")
         old = found.get(name, ())
-        if name in ("only", "recreate"):
+        if name in LISTS:
             found[name] = (*(old if isinstance(old, tuple) else ()), value)
         else:
-            found[name] = value == "yes" if value in ("yes", "no") else value
+            found[name] = _WORDS.get(value, value)
     return found
 
 
@@ -96,7 +99,13 @@ _SITE = click.option("--site", "places", multiple=True, metavar="NAME=URL", help
 @_SITE
 @click.option("--uuid", required=True, help="DMI UUID of the machine that may carry it out.")
 @click.option("--to", multiple=True, required=True, metavar="[DISK=]SERIAL", help="Its target disks, by serial.")
-@click.option("--option", "options", multiple=True, metavar="NAME=VALUE", help="As `refloat restore`: grow=last …")
+@click.option(
+    "--option",
+    "options",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="grow=last … (docs/rescue.md)",
+)
 @click.option("--then", type=click.Choice([each.value for each in Then]), default="poweroff", help="After success.")
 def order(
     context: Context, image: str, kit_file: Path, places: tuple[str, ...], uuid: str, to: tuple[str, ...],
@@ -113,7 +122,7 @@ def order(
     server, time = catalog.resolve(image)
     catalog.require(server, time)
     made = new_order(f"{server}/{time}", uuid, to, _options(options), Then(then), utc_now())
-    restore_options(made)
+    check_order_fits(made, catalog.open(made.image).manifest.layout)
     took = OrderBook(catalog.sites).record(made, order_key(kit))
     text = f"recorded at {', '.join(took)}, good until {made.expires_at}\nrefloat.order={made.nonce}"
     context.emit({"order": made, "sites": took}, text)

@@ -5,6 +5,7 @@ May import `appliance`, `hardware`, `imager.keys`, `core`. Lives as long as the 
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,12 +17,14 @@ from appliance.check import check_policy, failed
 from appliance.config import Config, DiskConfig, SiteConfig
 from appliance.image import ImageOptions, ImageOutcome, take_image
 from appliance.kit import Kit, KitServer, KitSite
-from core.errors import PolicyError, RefloatError, SourceError
+from core.errors import PolicyError, RefloatError, SourceError, TrustError
 from core.monitor import Monitor
 from core.run import Runner
 from hardware.inventory import probe_inventory
 from hardware.machine import DeviceKind, Inventory
 from imager.keys import ServerKeys
+from imager.repository.store import server_names
+from imager.sites import open_site
 
 
 @dataclass(frozen=True)
@@ -54,10 +57,32 @@ def image_machine(
         if failed(findings := check_policy(config)):
             wrong = "; ".join(finding.message for finding in findings if failed([finding]))
             raise PolicyError(f"the kit's sites do not keep the promise: {wrong}", hint="`refloat kit add` adds a site")
+        _require_new(name, kit, config)
+        _require_disks(chosen)
         keys = ServerKeys.create(Path(state), name)
         pin = KitServer(name=keys.name, id=keys.server_id.hex(), fingerprint=keys.fingerprint)
         enrolled = enroll is not None and _enroll(pin, *enroll, monitor)
         return Imaged(take_image(config, ImageOptions(note=note), runner, monitor), pin, enrolled)
+
+
+def _require_new(name: str, kit: Kit, config: Config) -> None:
+    """Before the kit is touched: a name that is taken would leave a pin behind that opens nothing."""
+    taken = [f"the kit has {each}" for each in kit.servers if each.name == name]
+    for site in config.sites:
+        opened = open_site(site.name, site.url)
+        try:
+            taken += [f"site {site.name} has images of it"] if name in server_names(opened) else []
+        finally:
+            opened.close()
+    if taken:
+        raise TrustError(f"{name} is taken: {'; '.join(taken)}", hint="choose another name for this image")
+
+
+def _require_disks(paths: Sequence[str]) -> None:
+    missing = [path for path in paths if not os.path.exists(path)]
+    if missing or len({os.path.realpath(path) for path in paths}) != len(paths):
+        what = f"there is no {', '.join(missing)}" if missing else "one disk is given twice"
+        raise SourceError(what, hint="`refloat doctor` and `lsblk` show the disks")
 
 
 def idle_disks(inventory: Inventory, monitor: Monitor) -> list[str]:

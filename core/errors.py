@@ -113,6 +113,16 @@ class WriteError(RefloatError):
     meaning = "writing to a target failed, or it read back other bytes; the restore can be started again"
 
 
+class UnbootableError(RefloatError):
+    code, exit_status, http_status = "unbootable", 53, 500
+    meaning = "every byte is restored, but a check says that the server will not boot, or not as was asked"
+
+
+class HeldError(RefloatError):
+    code, exit_status, http_status = "held", 63, 409
+    meaning = "this server was restored and not released yet: the old one may still write its history"
+
+
 class ToolError(RefloatError):
     code, exit_status, http_status = "tool", 60, 500
     meaning = "a system tool is missing, too old, or failed"
@@ -134,6 +144,7 @@ OTHER_EXITS = {
     2: ("usage", "the command line is wrong"),
     70: ("bug", "a fault of Refloat's own; the traceback is printed"),
     130: ("interrupted", "stopped by Ctrl-C"),
+    129: ("terminated", "stopped by SIGHUP (the terminal or connection went away)"),
     143: ("terminated", "stopped by SIGTERM (systemd, shutdown)"),
 }
 

@@ -22,7 +22,8 @@ def read_remnants(inventory: Inventory, targets: Collection[str], runner: Runner
     found: list[Remnant] = []
     carriers: dict[Numbers, _Place] = {}
     for device in inventory.devices:
-        if device.kind is not DeviceKind.DISK or device.path in targets:
+        # a drive without a medium (a BMC's virtual floppy) has no size, and nothing on it
+        if device.kind is not DeviceKind.DISK or device.path in targets or not device.size_bytes:
             continue
         try:
             facts = dataclasses.replace(facts_of(device.path), path=device.path)  # the name that a plan knows it by

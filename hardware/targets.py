@@ -14,6 +14,7 @@ from hardware.actions import (
     MakeArray,
     MakeEsp,
     MakeGroup,
+    MakeSwap,
     OpenCrypt,
     Range,
     RecreateFilesystem,
@@ -161,6 +162,8 @@ def find_twins(actions: Sequence[AnyAction], layout: Layout, remnants: Sequence[
             made[RemnantKind.ARRAY, _plain(action.uuid)] = f"array {action.name}"
         elif isinstance(action, WriteTable) and action.table.id.strip("0x-"):
             made[RemnantKind.TABLE, _plain(action.table.id)] = f"partition table as {action.disk}"
+        elif isinstance(action, MakeSwap) and action.uuid:
+            made[RemnantKind.FILESYSTEM, _plain(action.uuid)] = f"swap of {action.disk}"
         elif isinstance(action, WriteVolume | RecreateFilesystem) and (uuid := specs[action.volume].content.uuid):
             made[RemnantKind.FILESYSTEM, _plain(uuid)] = f"{specs[action.volume].content.type} of {action.volume}"
     seen = ((each, each.mark if each.kind is RemnantKind.GROUP else _plain(each.mark)) for each in remnants)

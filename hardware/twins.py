@@ -13,6 +13,7 @@ from hardware.draft import Draft
 from hardware.machine import Remnant, RemnantKind
 from hardware.targets import check_retired, find_twins
 
+_UNREAD = "unplug it; or --overwrite-unseen, when it is dead anyway"
 _HINT = "unplug that disk; or make it a target; or take the signatures off with --retire SERIAL"
 
 
@@ -32,9 +33,12 @@ def plan_twins(layout: Layout, draft: Draft) -> None:
     draft.actions = [*sorted(dict.fromkeys(found), key=lambda each: each.spot.number == 0), *draft.actions]
     for path in options.retired:
         if not any(twin.path == path for twin in twins):
-            draft.refuse(path, "nothing on it is there twice, so there is nothing to retire", "leave --retire out")
+            # no refusal: the same command must work again after it was interrupted
+            draft.warnings.append(f"{path}: nothing on it is there twice, so nothing is retired")
     draft.refusals[:] = dict.fromkeys(draft.refusals)
-    draft.warnings += [f"{each.path} cannot be read: {each.mark}" for each in options.remnants if _unread(each)]
+    for each in options.remnants:
+        if each.kind is RemnantKind.UNREAD and not options.overwrite_unseen:
+            draft.refuse(each.path, f"nobody can tell what is there twice: it cannot be read ({each.mark})", _UNREAD)
 
 
 def _spot(twin: Remnant) -> Spot:
@@ -43,7 +47,3 @@ def _spot(twin: Remnant) -> Spot:
 
 def _place(twin: Remnant) -> str:
     return _spot(twin).describe()
-
-
-def _unread(remnant: Remnant) -> bool:
-    return remnant.kind is RemnantKind.UNREAD

@@ -94,13 +94,18 @@ def program() -> None:
 
 
 class Terminated(BaseException):
-    """SIGTERM (systemd, shutdown): everything is undone as after Ctrl-C, so that no snapshot stays. click would take a
-    KeyboardInterrupt for Ctrl-C."""
+    """SIGTERM (systemd, shutdown) or SIGHUP (a connection that is gone): everything is undone as after Ctrl-C, so that
+    no snapshot stays. click would take a KeyboardInterrupt for Ctrl-C."""
+
+    def __init__(self, number: int = signal.SIGTERM) -> None:
+        super().__init__()
+        self.number = signal.Signals(number)
 
 
-def _terminate(_number: int, _frame: object) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once: what undoes must not be stopped half-way
-    raise Terminated
+def _terminate(number: int, _frame: object) -> None:
+    for each in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(each, signal.SIG_IGN)  # once: what undoes must not be stopped half-way
+    raise Terminated(number)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -108,7 +113,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     ours = arguments[: arguments.index("--")] if "--" in arguments else arguments
     session = Session(as_json="--json" in ours)
-    before = signal.signal(signal.SIGTERM, _terminate)
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    for number, handler in before.items():
+        if handler is signal.SIG_DFL:  # nohup ignores SIGHUP, and means it
+            signal.signal(number, _terminate)
     try:
         program.main(arguments, prog_name="refloat", standalone_mode=False, obj=session)
         with to_stdout(session):
@@ -117,8 +125,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _usage(session, error)
     except click.Abort as error:
         return _abort(session, error)
-    except Terminated:
-        return _fail(session, "terminated", "stopped by SIGTERM", None, 143)
+    except Terminated as error:
+        return _fail(session, "terminated", f"stopped by {error.number.name}", None, 128 + error.number)
     except KeyboardInterrupt:
         return _fail(session, "interrupted", "stopped by Ctrl-C", None, 130)
     except RefloatError as error:
@@ -132,7 +140,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             session, "bug", f"{type(error).__name__}: {error}", "this is a fault of Refloat's own: please report it", 70
         )
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
     return 0
 
 

@@ -41,6 +41,7 @@ def mount(context: Context, image: str, folder: Path) -> None:
         {"server": manifest.server.name, "image": manifest.image, "folder": str(folder), "volumes": volumes},
         f"{manifest.server.name}/{manifest.image}:\n{lines}\n{end}",
     )
-    # libfuse unmounts on SIGTERM, but only where nobody else has a handler (fuse_set_signal_handlers)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    # libfuse unmounts on these, but only where nobody else has a handler (fuse_set_signal_handlers)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
     serve(VolumeFiles(ImageView(opened), manifest), folder)

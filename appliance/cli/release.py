@@ -9,6 +9,7 @@ import click
 
 from appliance.cli.common import Context, command
 from core.run import SystemRunner
+from hardware.boot.hold import is_held
 from hardware.boot.hold import release as let_go
 from hardware.boot.inside import Root
 from imager.repository.parents import adopt as take_over
@@ -30,8 +31,10 @@ def release(context: Context, adopt: bool) -> None:
     runner = SystemRunner()
     if adopt:
         take_over(context.config.state_path)
-    units = let_go(Root("/"))
-    if not units:
+    with Root("/") as root:
+        held = is_held(root)
+        units = let_go(root)
+    if not held:
         context.emit({"released": []}, "the next image goes on from the newest" if adopt else "this server is not held")
         return
     runner.run(["systemctl", "daemon-reload"], purpose="tell systemd of the release")

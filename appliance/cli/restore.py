@@ -117,6 +117,7 @@ def restore(
     passphrase = _passphrases(_pairs(luks, "--luks"), attended)
     report = apply_restore(made, runner, context.monitor, passphrase)
     context.emit(msgspec.to_builtins(report), lambda: _report_page(context, report))
+    report.require_boot()
 
 
 def _asking(holds: dict[str, list[str]], retired: Collection[str] = ()) -> Callable[[str, str], str]:
@@ -214,12 +215,15 @@ def _report_page(context: Context, report: RestoreReport) -> None:
             format_size(each.verified_bytes),
         )  # fmt: skip
     context.print(table)
-    if report.boot is not None:
-        for check in report.boot.checks:
-            context.print(
-                f"  {'[green]ok[/green]' if check.ok else '[red]not[/red]'}  {plain(check.name)}: {plain(check.detail)}"
-            )
-    for warning in report.warnings:
+    boot = report.boot
+    for step in [*report.steps, *(boot.steps if boot else ())]:
+        context.print(f"  done  {plain(step)}")
+    for old, new in (boot.nics if boot else {}).items():
+        context.print(f"  card  {plain(old)} is {plain(new)} now")
+    for check in boot.checks if boot else ():
+        mark = "[green]ok[/green]  " if check.ok else "[red]not[/red] "
+        context.print(f"  {mark}  {plain(check.name)}: {plain(check.detail)}")
+    for warning in [*report.warnings, *(boot.warnings if boot else ())]:
         context.print(f"  [yellow]warning[/yellow] {plain(warning)}")
 
 

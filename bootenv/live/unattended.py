@@ -22,10 +22,13 @@ from bootenv.live.clock import correct_clock
 from bootenv.live.state import PASSPHRASE
 from bootenv.live.words import fw_cfg, fw_cfg_text, kernel_words
 from bootenv.orders import Order, OrderBook, Then, check_order, order_key, placed, utc_now
-from core.errors import ConfigError, KeyMissingError, RefloatError
+from core.errors import ConfigError, KeyMissingError, RefloatError, UnbootableError
+from core.layout import Layout, volumes_of
 from core.monitor import Monitor, Task
 from core.run import Runner
 from core.sizes import format_size
+from hardware.actions import OpenCrypt
+from hardware.boot.clone import check_name
 from hardware.inventory import probe_inventory
 
 #: The consoles look for news every three seconds: the last line must have been seen, by serial logs too.
@@ -86,7 +89,14 @@ def carry_out(line: str, runner: Runner, tell: Tell) -> None:
         book.report(order, {"ok": False, "error": error.as_dict(), "seconds": time.monotonic() - started})
         tell(f"order {nonce} FAILED: {error.message}" + (f" ({error.hint})" if error.hint else ""))
         return
-    book.report(order, {"ok": True, "report": msgspec.to_builtins(report), "seconds": time.monotonic() - started})
+    result = {"report": msgspec.to_builtins(report), "seconds": time.monotonic() - started}
+    try:
+        report.require_boot()
+    except UnbootableError as error:
+        book.report(order, {"ok": False, "error": error.as_dict(), **result})
+        tell(f"order {nonce} FAILED: {error.message} ({error.hint})")
+        return
+    book.report(order, {"ok": True, **result})
     tell(f"order {nonce} DONE in {report.seconds:.0f} s: {order.image} is restored")
     _then(order.then, runner)
 
@@ -98,7 +108,28 @@ def plan_order(catalog: Catalog, order: Order, runner: Runner) -> Restoration:
     # a target given by path or by half a name has another token than what was ordered
     confirm(made, [text.partition("=")[2] or text for text in order.to], None)
     require_tools(made.plan.actions)
+    if crypts := [each.name for each in made.plan.actions if isinstance(each, OpenCrypt)]:
+        raise KeyMissingError(f"{', '.join(crypts)} needs a passphrase, and an order has none", hint=_ATTENDED)
     return made
+
+
+_ATTENDED = "restore it by hand: what is in LUKS cannot be restored unattended"
+#: Options that may be given again and again.
+LISTS = frozenset(field.name for field in dataclasses.fields(RestoreOptions) if "tuple" in str(field.type)) - {"to"}
+
+
+def check_order_fits(order: Order, layout: Layout) -> None:
+    """Names in the order against the image they are of. Raises ConfigError while a person listens."""
+    options = restore_options(order)
+    disks = {disk.name for disk in layout.disks}
+    names = disks | {spec.name for spec in volumes_of(layout)}
+    wanted = {text.partition("=")[0] for text in order.to if "=" in text} - disks
+    wanted |= {*options.only, *(set(options.recreate) - {"all"})} - names
+    wanted |= {options.grow} - {"none", "last"} - names
+    if wanted:
+        raise ConfigError(f"the image has no {', '.join(sorted(wanted))}", hint=f"it has: {', '.join(sorted(names))}")
+    if layout.crypts:
+        raise ConfigError(f"{layout.crypts[0].name} is in LUKS, and an order has no passphrase", hint=_ATTENDED)
 
 
 def restore_options(order: Order) -> RestoreOptions:
@@ -110,7 +141,12 @@ def restore_options(order: Order) -> RestoreOptions:
     try:
         repair = msgspec.convert({key: order.options[key] for key in of_boot & set(order.options)}, Repair)
         given = {key: order.options[key] for key in known & set(order.options)}
-        return dataclasses.replace(msgspec.convert({**given, "to": order.to}, RestoreOptions), repair=repair)
+        options = dataclasses.replace(msgspec.convert({**given, "to": order.to}, RestoreOptions), repair=repair)
+        if options.firmware not in ("", "bios", "uefi") or options.unused not in ("keep", "discard", "zero"):
+            raise ConfigError("firmware is bios or uefi, unused is keep, discard or zero")
+        if repair.clone_as is not None:
+            check_name(repair.clone_as)
+        return options
     except msgspec.ValidationError as error:
         raise ConfigError(f"the order's options have a wrong form: {error}") from error
 

@@ -56,6 +56,10 @@ def make_bootable(request: BootRequest, runner: Runner, monitor: Monitor) -> Boo
         report.system = os_release(root).get("PRETTY_NAME", "")
         report.check("root filesystem", True, f"{report.system or 'Linux'} on {places[0].path}")
         report.warnings += family.warnings(root, request.firmware)
+        if not family.repairs:
+            for asked, name in ((request.hold_network, "holding the network"), (request.clone_as, "a name of its own")):
+                if asked:
+                    report.check(name, False, "not done: how this system is set up is not known")
         if family.repairs:
             _repair(Job(request, root, places, names, family, report, nics, runner, monitor))
         if root.changed:
@@ -91,9 +95,8 @@ def _repair(job: Job) -> None:
     if request.hold_network:
         with _step(job, "holding the network"):
             hold_network(job.root, job.report)
-    if request.hold_network or request.clone_as is not None:
-        with _step(job, "holding Refloat's timers"):
-            hold_timers(job.root, job.report)
+    with _step(job, "holding Refloat's timers"):
+        hold_timers(job.root, job.report)
     with _step(job, "drivers"):
         see_to_drivers(job, links)
     with _step(job, "loader"):

@@ -127,6 +127,18 @@ def _hold_resync(folder: Path) -> None:
         (folder / "sync_action").write_text("frozen")
 
 
+def require_passphrase(path: str, name: str, passphrase: bytes, runner: Runner) -> None:
+    """Try a passphrase on a LUKS header. Raises KeyMissingError for a wrong one, ToolError."""
+    argv = ["cryptsetup", "open", "--test-passphrase", "--type", "luks", "--key-file", "-", path]
+    done = runner.run(argv, purpose=f"try the passphrase of {name}", ok=(0, 2), stdin=passphrase, timeout=600)
+    _require_opened(done.code, name)
+
+
+def _require_opened(code: int, name: str) -> None:
+    if code == 2:  # cryptsetup(8), "RETURN CODES": no permission (bad passphrase)
+        raise KeyMissingError(f"the passphrase does not open {name}", hint="it is that of the old server's disk")
+
+
 @contextlib.contextmanager
 def opened(action: OpenCrypt, passphrase: bytes, runner: Runner, monitor: Monitor) -> Iterator[None]:
     """A LUKS container, open for the length of a restore. Raises KeyMissingError for a wrong passphrase."""
@@ -134,8 +146,7 @@ def opened(action: OpenCrypt, passphrase: bytes, runner: Runner, monitor: Monito
     monitor.step(action.describe())
     argv = ["cryptsetup", "open", "--type", "luks", "--key-file", "-", path, action.name]
     done = runner.run(argv, purpose=f"open the LUKS container on {path}", ok=(0, 2), stdin=passphrase, timeout=600)
-    if done.code == 2:  # cryptsetup(8), "RETURN CODES": no permission (bad passphrase)
-        raise KeyMissingError(f"the passphrase does not open {action.name}", hint="it is that of the old server's disk")
+    _require_opened(done.code, action.name)
     try:
         settle(runner)
         _wait_for(f"/dev/mapper/{action.name}")

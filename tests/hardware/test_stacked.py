@@ -168,6 +168,7 @@ def test_uefi_to_bios_adds_a_bios_boot_partition_before_all_others() -> None:
     Remnant(path="/dev/old", kind=RemnantKind.GROUP, mark="vg0"),
     Remnant(path="/dev/old", kind=RemnantKind.FILESYSTEM, mark="FS-root"),
     Remnant(path="/dev/old", kind=RemnantKind.TABLE, mark="ID-vda"),
+    Remnant(path="/dev/old", kind=RemnantKind.FILESYSTEM, mark="FS-swap"),
 ])  # fmt: skip
 def test_a_twin_on_another_disk_is_refused(remnant: Remnant) -> None:
     layout = _thick()
@@ -194,8 +195,11 @@ def test_a_twin_is_retired_on_request_unless_its_disk_is_in_use() -> None:
     (refusal,) = plan(replace(old, uses=(used,)), twin).refusals
     assert refusal.subject == "/dev/old" and "in use" in refusal.message
     assert not plan(replace(old, uses=(replace(used, start_bytes=200 * MIB),)), twin).refusals
-    (refusal,) = plan(old, other).refusals
-    assert "nothing to retire" in refusal.message
+    again = plan(old, other)  # the same command once more, after the twins are gone
+    assert not again.refusals and any("nothing is retired" in text for text in again.warnings)
+    unread = Remnant(path="/dev/dead", kind=RemnantKind.UNREAD, mark="input/output error")
+    (refusal,) = plan(old, twin, unread).refusals
+    assert refusal.subject == "/dev/dead" and "cannot be read" in refusal.message
 
 
 def _mirror(*members: str, level: str = "raid1") -> Array:
