@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import cast
 
 import pytest
 
-from appliance.restore import Restoration, RestoreOptions, apply_restore, require_tools, targets_of
-from core.errors import ConfigError, KeyMissingError, ToolError
+from appliance.restore import Restoration, RestoreOptions, RestoreReport, apply_restore, require_tools, targets_of
+from core.errors import ConfigError, KeyMissingError, ToolError, UnbootableError
 from core.layout import Table, TableKind
 from core.monitor import Monitor
 from core.run import SystemRunner
@@ -24,6 +25,7 @@ from hardware.actions import (
     WriteTable,
     tools_of,
 )
+from hardware.boot.values import BootReport
 from hardware.machine import Device, Inventory
 from hardware.plan import Plan
 from imager.repository.reader import OpenImage
@@ -86,6 +88,17 @@ def test_a_passphrase_nobody_knows_stops_it_before_the_first_write() -> None:
     with pytest.raises(KeyMissingError) as caught:
         apply_restore(made, SystemRunner(), Monitor())
     assert "vault" in caught.value.message and "--luks vault=" in (caught.value.hint or "")
+
+
+def test_a_restore_that_cannot_boot_is_not_a_success() -> None:
+    report = RestoreReport(server="web1", image="x", targets={}, seconds=1.0, volumes=[])
+    report.require_boot()
+    boot = BootReport(nics={})
+    boot.check("menu", True, "all there")
+    replace(report, boot=boot).require_boot()
+    boot.check("root filesystem", False, "none holds a Linux system")
+    with pytest.raises(UnbootableError, match="root filesystem: none holds"):
+        replace(report, boot=boot).require_boot()
 
 
 def _inventory() -> Inventory:

@@ -10,9 +10,10 @@ import pytest
 
 from appliance.kit import KitSite, new_identity, new_kit
 from appliance.restore import RestoreOptions
-from bootenv.live.unattended import restore_options
+from bootenv.live.unattended import check_order_fits, restore_options
 from bootenv.orders import Order, OrderBook, Then, check_order, new_order, open_order, order_key, placed, seal_order
 from core.errors import ConfigError, CorruptError, RefloatError, SiteError, TargetError, TrustError
+from core.layout import Crypt, Disk, Layout
 from imager.sites.memory import MemorySite
 
 NOW = datetime(2026, 11, 23, 3, 0, tzinfo=UTC)
@@ -126,6 +127,34 @@ def test_options_are_those_of_a_restore() -> None:
     for wrong in ({"to": "x"}, {"scratch": "/tmp"}, {"force": True}, {"grow": True}):
         with pytest.raises(ConfigError):
             restore_options(_order(**wrong))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"grow": "nosuch"},
+        {"only": ("vda-part9",)},
+        {"recreate": ("x",)},
+        {"firmware": "UEFI"},
+        {"unused": "burn"},
+        {"clone_as": "Bad Name!"},
+    ],
+)
+def test_what_cannot_be_is_not_ordered(options: dict[str, str | bool | tuple[str, ...]]) -> None:
+    layout = Layout(disks=(Disk(name="vda", size_bytes=1 << 30, sector_bytes=512),))
+    check_order_fits(_order(grow="last", recreate=("all",), retire=("OLD",)), layout)
+    with pytest.raises(RefloatError):
+        check_order_fits(_order(**options), layout)
+
+
+def test_what_needs_a_person_is_not_ordered() -> None:
+    crypt = Crypt(name="vault", node="vda", uuid="u", version=2, header_bytes=1 << 24, size_bytes=1 << 29)
+    layout = Layout(disks=(Disk(name="vda", size_bytes=1 << 30, sector_bytes=512),), crypts=(crypt,))
+    with pytest.raises(ConfigError, match="vault"):
+        check_order_fits(_order(), layout)
+    with pytest.raises(ConfigError, match="nodisk"):
+        other = new_order("web1/20261122T020000Z", UUID, ["nodisk=S1"], {}, Then.POWER_OFF, NOW)
+        check_order_fits(other, msgspec.structs.replace(layout, crypts=()))
 
 
 def test_sites_that_moved() -> None:

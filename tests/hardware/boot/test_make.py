@@ -139,6 +139,23 @@ def test_repaired_twice_is_repaired_once_and_nothing_leads_out(disk: str) -> Non
     assert again.ok and not [step for step in again.steps if "fstab" in step or "network:" in step]
 
 
+def test_a_restored_server_does_not_image_itself_until_it_is_released(disk: str, tmp_path: Path) -> None:
+    make_bootable(request(disk), RUNNER, Monitor())
+    assert "timers are held" in inside(disk, HELD)
+    assert HELD in inside(disk, "/etc/systemd/system/refloat-.service.d/90-refloat-hold.conf")
+
+
+def test_what_was_asked_of_an_unknown_system_is_said_not_to_be_done(
+    disk: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    other = tmp_path_factory.mktemp("other") / "os-release"
+    other.write_text("ID=arch\n")
+    for command in ("rm /usr/lib/os-release", f"write {other} /usr/lib/os-release"):
+        tool("debugfs", "-w", "-R", command, f"{disk}p2")
+    report = make_bootable(replace(request(disk), hold_network=True, clone_as="twin"), RUNNER, Monitor())
+    assert {check.name for check in report.checks if not check.ok} == {"holding the network", "a name of its own"}
+
+
 def test_no_system_is_said_and_not_repaired(disk: str) -> None:
     tool("mke2fs", "-q", "-F", "-t", "ext4", f"{disk}p2")
     before = digest(disk)
