@@ -49,7 +49,7 @@ from hardware.boot.values import BootReport
 from hardware.holdings import holdings
 from hardware.inventory import inspect_target, probe_inventory
 from hardware.machine import Device, DeviceKind, Inventory, find_device, tokens
-from hardware.plan import Plan, PlanOptions, make_plan
+from hardware.plan import Plan, PlanOptions, make_plan, unknown_names
 from hardware.read import DiskSource, read_layout
 from hardware.remnants import read_remnants
 from hardware.stack import build
@@ -120,6 +120,7 @@ def plan_restore(image: OpenImage, options: RestoreOptions, runner: Runner) -> R
     """Look at the machine and plan. Writes nothing; refusals are in the plan (`plan.require()` raises them)."""
     layout = image.manifest.layout
     _check_scratch(options.scratch)
+    check_names(layout, options)
     files = [device for _, device in map(_split, options.to) if os.path.isfile(device)]
     inventory = probe_inventory(runner, files)
     devices = targets_of([disk.name for disk in layout.disks], options, inventory)
@@ -211,6 +212,15 @@ def _refused(plan: Plan, *refusals: Refusal) -> Plan:
     return replace(plan, actions=(), refusals=(*plan.refusals, *refusals))
 
 
+def check_names(layout: Layout, options: RestoreOptions) -> None:
+    """ConfigError for names that the image does not have, before any disk is looked at."""
+    disks = [name for name, _ in map(_split, options.to) if name]
+    strange = unknown_names(layout, disks=disks, only=options.only, grow=options.grow, recreate=options.recreate)
+    if strange:
+        told = "; ".join(f"{each.subject}: {each.message}" for each in strange)
+        raise ConfigError(told, hint=strange[0].hint)
+
+
 def _check_scratch(folder: Path | None) -> None:
     if folder is not None and not (folder.is_dir() and os.access(folder, os.W_OK)):
         raise ConfigError(f"{folder} is no folder that can be written to", hint="--scratch names one with room")
@@ -230,9 +240,8 @@ def targets_of(disks: Sequence[str], options: RestoreOptions, inventory: Invento
     for name, device in map(_split, options.to):
         if not name:
             loose.append(device)
-        elif name not in disks or name in found:
-            what = "is given two targets" if name in found else "is not in the image"
-            raise ConfigError(f"disk {name!r} {what}", hint=f"the image has: {', '.join(disks)}")
+        elif name in found:
+            raise ConfigError(f"disk {name!r} is given two targets", hint=f"the image has: {', '.join(disks)}")
         else:
             found[name] = find_device(inventory, device)
     wanted = [name for name in disks if not options.only or any(_belongs(each, name) for each in options.only)]

@@ -34,7 +34,8 @@ def choose_place(ports: Sequence[Port], interface: str, address: str, port: int)
     if len(found) == 1:
         return found[0]
     known = ", ".join(f"{each.name} {text}" for each in ports for text in each.addresses) or "none"
-    what = "no interface fits" if not found else "it is not clear where to serve"
+    asked = " ".join(text for text in (interface, address) if text)
+    what = f"no interface fits{f' {asked}' if asked else ''}" if not found else "it is not clear where to serve"
     raise ConfigError(f"{what}: addresses here are {known}", hint="say --interface NAME and --address IP")
 
 

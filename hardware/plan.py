@@ -6,7 +6,7 @@ Pure: no I/O, values in, values out; the refusals of a plan say everything that 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
@@ -86,7 +86,7 @@ def _planned(layout: Layout, targets: Mapping[str, Device], options: PlanOptions
             plan_stack(layout, draft)
             plan_boot(layout, targets, draft)
             draft.refusals += check_files([*draft.actions, *draft.last], targets)
-            plan_twins(layout, draft)
+            plan_twins(layout, targets, draft)
     actions = () if draft.refusals else (*draft.shrinks, *draft.actions, *draft.grows, *draft.last)
     return Plan(
         actions=actions,
@@ -110,28 +110,35 @@ def describe(plan: Plan) -> list[str]:
     return lines
 
 
-def _check_request(layout: Layout, targets: Mapping[str, Device], options: PlanOptions, draft: Draft) -> None:
-    disks = {disk.name for disk in layout.disks}
+def unknown_names(
+    layout: Layout, *, disks: Iterable[str] = (), only: Iterable[str] = (), grow: str = "", recreate: Iterable[str] = ()
+) -> list[Refusal]:
+    """What is asked for by a name that the image does not have; needs no look at any disk."""
+    ours = {disk.name for disk in layout.disks}
     volumes = {spec.name for spec in volumes_of(layout)}
-    known = f"the image has {', '.join(sorted(disks | volumes))}"
-    for name in sorted(set(targets) - disks):
-        draft.refuse(name, "the image has no such disk", known)
-    for name in sorted(options.only - disks - volumes):
-        draft.refuse(name, "the image has no such disk or volume", known)
-    if options.grow not in ("none", "last") and options.grow not in volumes:
-        draft.refuse(options.grow, "the image has no such volume to grow", known)
+    grown = {grow} - {"", "none", "last"}
+    wanted = [
+        *((name, "the image has no such disk") for name in sorted(set(disks) - ours)),
+        *((name, "the image has no such disk or volume") for name in sorted(set(only) - ours - volumes)),
+        *((name, "the image has no such volume to grow") for name in sorted(grown - volumes)),
+        *((name, "the image has no such volume to make anew") for name in sorted({*recreate} - {ALL} - volumes)),
+    ]
+    known = f"the image has {', '.join(sorted(ours | volumes))}"
+    return [Refusal(subject=name, message=message, hint=known) for name, message in wanted]
+
+
+def _check_request(layout: Layout, targets: Mapping[str, Device], options: PlanOptions, draft: Draft) -> None:
+    draft.refusals += unknown_names(
+        layout, disks=targets, only=options.only, grow=options.grow, recreate=options.recreate
+    )
     if options.unused not in _UNUSED:
         draft.refuse(options.unused, "not a way to treat unused space", f"one of {', '.join(_UNUSED)}")
-    specs = {spec.name: spec for spec in volumes_of(layout)}
-    for name in sorted(options.recreate - {ALL}):
-        if name not in volumes:
-            draft.refuse(name, "the image has no such volume to make anew", known)
-        elif why := unrecreatable(specs[name]):
-            draft.refuse(
-                name, why, "leave it out of --recreate; filesystems that can be are ext2/3/4, xfs, btrfs, vfat"
-            )
+    for spec in volumes_of(layout):
+        if spec.name in options.recreate and (why := unrecreatable(spec)):
+            hint = "leave it out of --recreate; filesystems that can be are ext2/3/4, xfs, btrfs, vfat"
+            draft.refuse(spec.name, why, hint)
     if not targets:
-        draft.refuse("restore", "no target is given", known)
+        draft.refuse("restore", "no target is given", f"the image has {', '.join(disk.name for disk in layout.disks)}")
 
 
 def _plan_disk(disk: Disk, volumes: list[VolumeSpec], target: Device | None, draft: Draft) -> None:

@@ -7,17 +7,19 @@ Imports `core` and `hardware.{actions,draft,machine,targets}`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from core.layout import Layout
 from hardware.actions import RetireTwin, Spot
 from hardware.draft import Draft
-from hardware.machine import Remnant, RemnantKind
+from hardware.machine import Device, DeviceKind, Remnant, RemnantKind
 from hardware.targets import check_retired, find_twins
 
 _UNREAD = "unplug it; or --overwrite-unseen, when it is dead anyway"
 _HINT = "unplug that disk; or make it a target; or take the signatures off with --retire SERIAL"
 
 
-def plan_twins(layout: Layout, draft: Draft) -> None:
+def plan_twins(layout: Layout, targets: Mapping[str, Device], draft: Draft) -> None:
     """Every twin on another disk of the machine, and what becomes of it."""
     options = draft.options
     twins = find_twins(draft.actions, layout, options.remnants)
@@ -38,7 +40,15 @@ def plan_twins(layout: Layout, draft: Draft) -> None:
     draft.refusals[:] = dict.fromkeys(draft.refusals)
     for each in options.remnants:
         if each.kind is RemnantKind.UNREAD and not options.overwrite_unseen:
-            draft.refuse(each.path, f"nobody can tell what is there twice: it cannot be read ({each.mark})", _UNREAD)
+            _judge_unread(each, targets, draft)
+
+
+def _judge_unread(unread: Remnant, targets: Mapping[str, Device], draft: Draft) -> None:
+    why = f"nobody can tell what is there twice: it cannot be read ({unread.mark})"
+    if any(target.kind is DeviceKind.DISK for target in targets.values()):
+        draft.refuse(unread.path, why, _UNREAD)
+    else:  # an image file moves to another machine, where the disks of this one are not
+        draft.warnings.append(f"{unread.path}: {why}")
 
 
 def _spot(twin: Remnant) -> Spot:

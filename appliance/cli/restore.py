@@ -103,6 +103,12 @@ def restore(
         to, only, grow, unused, not no_read_back, scratch, overwrite_unseen, not no_repair, firmware or "",
         Repair(nic_map, hold_network, as_clone, no_md), retire, recreate,
     )  # fmt: skip
+    files = _pairs(luks, "--luks")
+    crypts = {crypt.name for crypt in opened.manifest.layout.crypts}
+    if strange := sorted(set(files) - crypts):
+        raise ConfigError(
+            f"the image has no LUKS container {strange[0]}", hint="`refloat show IMAGE` names what it has"
+        )
     made = plan_restore(opened, options, runner)
     if only_plan:
         context.emit(_plan_dict(made), lambda: _plan_page(context, made))
@@ -114,7 +120,7 @@ def restore(
     retired = {action.spot.path for action in made.plan.actions if isinstance(action, RetireTwin)}
     confirm(made, confirmed, None if context.as_json or not sys.stdin.isatty() else _asking(made.holds, retired))
     attended = not context.as_json and sys.stdin.isatty()
-    passphrase = _passphrases(_pairs(luks, "--luks"), attended)
+    passphrase = _passphrases(files, attended)
     report = apply_restore(made, runner, context.monitor, passphrase)
     context.emit(msgspec.to_builtins(report), lambda: _report_page(context, report))
     report.require_boot()

@@ -14,7 +14,15 @@ import msgspec
 
 from appliance.catalog import Catalog
 from appliance.kit import Kit, open_kit
-from appliance.restore import Restoration, RestoreOptions, apply_restore, confirm, plan_restore, require_tools
+from appliance.restore import (
+    Restoration,
+    RestoreOptions,
+    apply_restore,
+    check_names,
+    confirm,
+    plan_restore,
+    require_tools,
+)
 from appliance.steps import Repair
 from appliance.unlock import Unlock
 from bootenv.live import media
@@ -23,7 +31,7 @@ from bootenv.live.state import PASSPHRASE
 from bootenv.live.words import fw_cfg, fw_cfg_text, kernel_words
 from bootenv.orders import Order, OrderBook, Then, check_order, order_key, placed, utc_now
 from core.errors import ConfigError, KeyMissingError, RefloatError, UnbootableError
-from core.layout import Layout, volumes_of
+from core.layout import Layout
 from core.monitor import Monitor, Task
 from core.run import Runner
 from core.sizes import format_size
@@ -119,15 +127,8 @@ LISTS = frozenset(field.name for field in dataclasses.fields(RestoreOptions) if 
 
 
 def check_order_fits(order: Order, layout: Layout) -> None:
-    """Names in the order against the image they are of. Raises ConfigError while a person listens."""
-    options = restore_options(order)
-    disks = {disk.name for disk in layout.disks}
-    names = disks | {spec.name for spec in volumes_of(layout)}
-    wanted = {text.partition("=")[0] for text in order.to if "=" in text} - disks
-    wanted |= {*options.only, *(set(options.recreate) - {"all"})} - names
-    wanted |= {options.grow} - {"none", "last"} - names
-    if wanted:
-        raise ConfigError(f"the image has no {', '.join(sorted(wanted))}", hint=f"it has: {', '.join(sorted(names))}")
+    """The order against the image it is of. Raises ConfigError while a person listens."""
+    check_names(layout, restore_options(order))
     if layout.crypts:
         raise ConfigError(f"{layout.crypts[0].name} is in LUKS, and an order has no passphrase", hint=_ATTENDED)
 

@@ -19,6 +19,10 @@ _BIOS_BOOT = "21686148-6449-6e6f-744e-656564454649"
 _MODULES = "part_gpt part_msdos ext2 xfs btrfs fat lvm mdraid09 mdraid1x search_fs_uuid"
 
 
+#: What grub-install writes into.
+_WRITTEN = ("/boot/grub/i386-pc", "/boot/grub/fonts", "/boot/grub/locale", "/boot/grub/grubenv")
+
+
 def install(root: Root, disks: tuple[str, ...], report: BootReport, runner: Runner) -> None:
     """Put boot code, core image and modules where a BIOS finds them. What fails is a check that is not ok."""
     if not os.path.isdir(_FILES):
@@ -34,6 +38,7 @@ def install(root: Root, disks: tuple[str, ...], report: BootReport, runner: Runn
         try:
             runner.run(argv, purpose=f"install GRUB on {disk}", timeout=900)
             report.steps.append(f"GRUB for BIOS installed on {disk}")
+            root.changed += _WRITTEN
         except ToolError as error:
             report.warnings.append(_explained(error, disk, runner))
 

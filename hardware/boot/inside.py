@@ -201,6 +201,7 @@ class Root:
             return
         above, name = os.path.split(path.rstrip("/"))
         self.make_folder(above)
+        self.changed.append(path)
         try:
             self._make_folder(above, name, mode)
         except OSError as error:

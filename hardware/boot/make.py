@@ -62,6 +62,7 @@ def make_bootable(request: BootRequest, runner: Runner, monitor: Monitor) -> Boo
                     report.check(name, False, "not done: how this system is set up is not known")
         if family.repairs:
             _repair(Job(request, root, places, names, family, report, nics, runner, monitor))
+        report.changed += sorted(set(root.changed))
         if root.changed:
             report.steps.append(f"what was changed in the server is kept below {root.before}")
     return report

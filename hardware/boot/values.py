@@ -76,7 +76,8 @@ class Mounted:
 @dataclass
 class BootReport:
     """What was done. `family` is the driver that did it, `system` what the server calls itself, `nics` maps the old
-    addresses to the new ones. A warning is something a person should know; a check that is not ok means that the
+    addresses to the new ones, `changed` are files of the server that are not as the image has them, or folders of such.
+    A warning is something a person should know; a check that is not ok means that the
     server will probably not boot."""
 
     family: str = "unknown"
@@ -87,6 +88,7 @@ class BootReport:
     checks: list[Check] = field(default_factory=list)
     kernels: list[Kernel] = field(default_factory=list)
     nics: dict[str, str] = field(default_factory=dict)
+    changed: list[str] = field(default_factory=list)
 
     @property
     def ok(self) -> bool:

@@ -200,6 +200,9 @@ def test_a_twin_is_retired_on_request_unless_its_disk_is_in_use() -> None:
     unread = Remnant(path="/dev/dead", kind=RemnantKind.UNREAD, mark="input/output error")
     (refusal,) = plan(old, twin, unread).refusals
     assert refusal.subject == "/dev/dead" and "cannot be read" in refusal.message
+    copies = {"vda": replace(target, path="/dev/loop7", kind=DeviceKind.LOOP)}
+    told = make_plan(layout, copies, PlanOptions(remnants=(unread,)))
+    assert not told.refusals and any("/dev/dead" in text and "cannot be read" in text for text in told.warnings)
 
 
 def _mirror(*members: str, level: str = "raid1") -> Array:

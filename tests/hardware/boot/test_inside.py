@@ -69,7 +69,7 @@ def test_mode_stays_original_is_kept_once_and_same_bytes_are_not_written(tree: P
     with Root(str(tree)) as root:
         assert root.write("/etc/crypttab", "second") and root.write("/etc/crypttab", "third")
         assert not root.write("/etc/crypttab", "third")
-        assert root.changed == ["/etc/crypttab"] * 2
+        assert root.changed.count("/etc/crypttab") == 2
     kept = tree / f"{BEFORE[1:]}/etc/crypttab"
     assert (path.read_text(), kept.read_text()) == ("third", "first")
     assert stat.S_IMODE(path.stat().st_mode) == stat.S_IMODE(kept.stat().st_mode) == 0o640

@@ -34,5 +34,6 @@ SCENARIOS: tuple[Scenario, ...] = (
         image=imaged_offline,
         name="plain-recreated-4kn",
     ),
+    control(PLAIN, FOUR_K, options="--recreate all", image=imaged_offline),
     Scenario("plain-refused-4kn", "a 4Kn disk: refused with the reason, nothing written", _refused),
 )
