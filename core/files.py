@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import tempfile
 from collections.abc import Iterator
@@ -23,6 +24,14 @@ def state_errors(path: Path) -> Iterator[None]:
             f"{path} cannot be written: {error.strerror}",
             hint="make room on its disk, or make it writable; nothing was committed by this step",
         ) from error
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Alone with the file `path` (made when it is not there); others wait. The kernel lets go when the process dies."""
+    with state_errors(path), path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def sync_folder(folder: Path) -> None:

@@ -22,7 +22,7 @@ import errno
 import os
 import stat
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -54,9 +54,14 @@ class FileSite:
 
     def put(self, name: str, body: Sequence[Buffer]) -> None:
         """See Site.put. Fsyncs file and folder, and each folder above if its name may not be on the disk yet."""
+        self.create(name, lambda handle: write_whole(handle, body))
+
+    def create(self, name: str, fill: Callable[[int], None]) -> None:
+        """As `put`, with a body that `fill` writes into an open file (and fsyncs). What it raises, passes, and nothing
+        of the object is left."""
         check_name(name)
         with as_site_error(self.name, name):
-            self._put(self._open(writing=True), name, body)
+            self._create_in(self._open(writing=True), name, fill)
 
     def get(self, name: str, offset: int = 0, length: int | None = None) -> bytes:
         """See Site.get. An offset past the end is CorruptError, too."""
@@ -142,16 +147,16 @@ class FileSite:
 
     def _make_mark(self, root: int) -> None:
         with contextlib.suppress(ObjectExistsError):  # another process was first: as good
-            self._put(root, mark.NAME, [mark.CONTENT])
+            self._create_in(root, mark.NAME, lambda handle: write_whole(handle, [mark.CONTENT]))
         self._marked = True
 
-    def _put(self, root: int, name: str, body: Sequence[Buffer]) -> None:
+    def _create_in(self, root: int, name: str, fill: Callable[[int], None]) -> None:
         with self._parent(root, name, make=True) as (folder, leaf):
             with contextlib.suppress(FileNotFoundError):
                 os.stat(leaf, dir_fd=folder, follow_symlinks=False)
                 raise self._taken(name, folder)
             with draft(folder, lambda: self._temporary(root)) as new:
-                write_whole(new.handle, body)
+                fill(new.handle)
                 try:
                     new.link(folder, leaf)
                 except FileExistsError as error:

@@ -1,0 +1,165 @@
+"""The vault over HTTP: `docs/vault.md` as routes. An application factory; all it decides is how things are said.
+
+May import `appliance.vault` and `core`. Bodies pass through in pieces; nothing here holds a whole object but a read's range.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+import msgspec
+from flask import Flask, Response, g, request
+
+from appliance.vault.audit import Audit
+from appliance.vault.limits import FailureLimit
+from appliance.vault.openapi import openapi
+from appliance.vault.tokens import Role, Token
+from appliance.vault.vault import Vault
+from core.errors import CorruptError, ForbiddenError, RefloatError
+from imager.sites.base import ObjectInfo
+
+_CHUNK_BYTES = 1 << 20
+_LISTED = 1000
+_DIGEST = "blake3="
+
+
+def create_app(vault: Vault, audit: Audit, limit: FailureLimit | None = None) -> Flask:
+    """The WSGI application."""
+    app = Flask(__name__, static_folder=None)
+    failures = limit or FailureLimit()
+
+    @app.before_request
+    def require_token() -> Response | None:
+        if request.path == "/openapi.json":
+            return None
+        address = request.remote_addr or ""
+        wait = failures.wait_seconds(address)
+        if wait:
+            return _problem(429, "too-many", "too many wrong tokens from this address", retry_after=round(wait) + 1)
+        scheme, _, presented = request.headers.get("Authorization", "").partition(" ")
+        token = vault.tokens.find(presented.strip()) if scheme.lower() == "bearer" else None
+        if token is None:
+            failures.failed(address)
+            audit.write("refused", address=address, path=request.path)
+            return _problem(401, "token", "no token, or not one that counts here", "see `refloat vault tokens`")
+        g.token = token
+        return None
+
+    @app.errorhandler(RefloatError)
+    def refuse(error: RefloatError) -> Response:
+        return _problem(error.http_status, error.code, error.message, error.hint)
+
+    @app.errorhandler(404)
+    @app.errorhandler(405)
+    def no_route(_error: object) -> Response:
+        return _problem(404, "missing", "there is no such route", "see /openapi.json")
+
+    @app.put("/v1/objects/<path:name>")
+    def put(name: str) -> Response:
+        size = request.content_length
+        if size is None:
+            return _problem(411, "usage", "a body needs its Content-Length")
+        digest = request.headers.get("Refloat-Digest", "")
+        if not digest.startswith(_DIGEST):
+            raise CorruptError("a body needs its digest", hint="Refloat-Digest: blake3=HEX")
+        vault.put(_token(), name, size, digest.removeprefix(_DIGEST), request.stream.read)
+        _note(audit, "put", name, size_bytes=size)
+        return Response(status=201)
+
+    @app.get("/v1/objects/<path:name>")
+    def get(name: str) -> Response:
+        size = vault.stat(_token(), name).size_bytes
+        start, end = _range(request.headers.get("Range"), size)
+        if start is None:
+            return Response(status=416, headers={"Content-Range": f"bytes */{size}"})
+        partial = (start, end) != (0, size)
+        headers = {"Content-Length": str(end - start), "Content-Type": "application/octet-stream", "Accept-Ranges": "bytes"}
+        if partial:
+            headers["Content-Range"] = f"bytes {start}-{end - 1}/{size}"
+        body = _pieces(vault, _token(), name, start, end)
+        return Response(body, status=206 if partial else 200, headers=headers, direct_passthrough=True)
+
+    @app.route("/v1/objects/<path:name>", methods=["HEAD"], provide_automatic_options=False)
+    def stat(name: str) -> Response:
+        info = vault.stat(_token(), name)
+        answer = Response(headers={"Refloat-Received": _time(info)})
+        answer.content_length = info.size_bytes
+        return answer
+
+    @app.delete("/v1/objects/<path:name>")
+    def delete(name: str) -> Response:
+        vault.delete(_token(), name)
+        _note(audit, "delete", name)
+        return Response(status=204)
+
+    @app.get("/v1/list")
+    def listing() -> Response:
+        limit = min(max(request.args.get("limit", _LISTED, type=int), 1), _LISTED)
+        found = vault.list(_token(), request.args.get("prefix", ""), request.args.get("after", ""))
+        rows = list(islice(found, limit + 1))
+        objects = [{"name": row.name, "size_bytes": row.size_bytes, "received": _time(row)} for row in rows[:limit]]
+        return _json({"objects": objects, "more": len(rows) > limit})
+
+    @app.get("/v1/self")
+    def about() -> Response:
+        token = _token()
+        used = vault.used_bytes(token.server) if token.server and token.role is Role.SERVER else None
+        return _json(
+            {
+                "vault": vault.id, "role": token.role, "server": token.server, "used_bytes": used,
+                "quota_bytes": token.quota_bytes or None, "time": vault.time(),
+            }  # fmt: skip
+        )
+
+    @app.get("/openapi.json")
+    def description() -> Response:
+        return _json(openapi())
+
+    return app
+
+
+def _token() -> Token:
+    token: Token = g.token
+    return token
+
+
+def _note(audit: Audit, what: str, name: str, **more: object) -> None:
+    token = _token()
+    audit.write(what, token=token.id, role=token.role, address=request.remote_addr, name=name, **more)
+
+
+def _pieces(vault: Vault, token: Token, name: str, start: int, end: int) -> Iterator[bytes]:
+    while start < end:
+        size = min(_CHUNK_BYTES, end - start)
+        yield vault.get(token, name, start, size)
+        start += size
+
+
+def _range(header: str | None, size: int) -> tuple[int | None, int]:
+    """First byte and the one after the last that are wanted (RFC 9110, 14.1.2); (None, 0): cannot be had."""
+    if header is None:
+        return 0, size
+    unit, _, spec = header.partition("=")
+    first, dash, last = spec.partition("-")
+    if unit != "bytes" or not dash or not first.isdecimal() or not (last == "" or last.isdecimal()):
+        return 0, size
+    start, end = int(first), min(int(last) + 1 if last else size, size)
+    return (start, end) if start < end else (None, 0)
+
+
+def _time(info: ObjectInfo) -> str:
+    return info.received.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _json(body: Any, status: int = 200, kind: str = "application/json") -> Response:
+    return Response(msgspec.json.encode(body), status=status, content_type=kind)
+
+
+def _problem(status: int, code: str, message: str, hint: str | None = None, retry_after: int = 0) -> Response:
+    body = {"title": message, "status": status, "code": code, "message": message, "hint": hint}
+    answer = _json(body, status, "application/problem+json")
+    if retry_after:
+        answer.headers["Retry-After"] = str(retry_after)
+    return answer
