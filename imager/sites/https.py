@@ -1,0 +1,263 @@
+"""`https://`: a vault (`docs/vault.md`) as a site, by requests with kept connections. One HttpsSite for one run.
+
+May import core and `imager.sites.base`. Trust in the other end: the machine's certificate authorities, or `pin`, the SHA-256
+of the vault's own certificate. Trying again is `wrap.Retry`'s part.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import msgspec
+import requests
+from blake3 import blake3
+from requests.adapters import HTTPAdapter
+
+from core.errors import (
+    CorruptError,
+    ObjectExistsError,
+    ObjectMissingError,
+    RefloatError,
+    SiteError,
+    SiteFullError,
+)
+from imager.sites.base import Buffer, ObjectInfo, check_name, check_prefix, total_bytes
+
+#: To connect, and between two pieces of an answer, in seconds; a put is answered when it is durable.
+TIMEOUTS = (10, 120)
+_PAGE = 1000
+_MAX_JSON = 4 << 20
+_ERRORS: Mapping[int, type[RefloatError]] = {
+    404: ObjectMissingError, 409: ObjectExistsError, 416: CorruptError, 422: CorruptError, 507: SiteFullError,
+}  # fmt: skip
+
+
+class _Row(msgspec.Struct, frozen=True):
+    name: str
+    size_bytes: int
+    received: datetime
+
+
+class _Page(msgspec.Struct, frozen=True):
+    objects: tuple[_Row, ...]
+    more: bool
+
+
+class HttpsSite:
+    """The vault at `url`, spoken to with `token`; `pin` is 64 hex digits, colons between them or not. Safe to use from several
+    threads: each has a connection of its own."""
+
+    def __init__(self, name: str, url: str, *, token: str, pin: str = "") -> None:
+        self.name = name
+        self._url = url.rstrip("/")
+        self._headers = {"Authorization": f"Bearer {token}", "User-Agent": "refloat", "Accept-Encoding": "identity"}
+        self._pin = pin.replace(":", "").lower()
+        self._mine = threading.local()
+        self._lock = threading.Lock()
+        self._sessions: list[requests.Session] = []
+
+    def put(self, name: str, body: Sequence[Buffer]) -> None:
+        """See Site.put."""
+        check_name(name)
+        hasher = blake3()
+        for part in body:
+            hasher.update(part)
+        digest = {"Refloat-Digest": f"blake3={hasher.hexdigest()}"}
+        self._ask("PUT", f"/v1/objects/{name}", name, data=_Body(body), headers=digest).close()
+
+    def get(self, name: str, offset: int = 0, length: int | None = None) -> bytes:
+        """See Site.get. An offset past the end is CorruptError, too."""
+        check_name(name)
+        if offset < 0 or (length is not None and length < 0):
+            raise ValueError("negative range")
+        if length == 0:
+            if offset > self.stat(name).size_bytes:
+                raise self._short(name, 0, 0)
+            return b""
+        last = "" if length is None else str(offset + length - 1)
+        headers = {"Range": f"bytes={offset}-{last}"} if offset or last else {}
+        try:
+            answer = self._ask("GET", f"/v1/objects/{name}", name, headers=headers)
+        except CorruptError:
+            if length is None and offset == self.stat(name).size_bytes:
+                return b""  # the rest of an object, asked for at its very end
+            raise
+        data = self._body(answer, name, None if length is None else length)
+        if headers and answer.status_code != 206:
+            raise CorruptError(f"{self.name} gave {name} whole, a part was asked for", site=self.name, name=name)
+        if length is not None and len(data) != length:
+            raise self._short(name, len(data), length)
+        return data
+
+    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        """See Site.list; a page of a thousand is in memory at a time."""
+        check_prefix(prefix)
+        return self._list(prefix)
+
+    def stat(self, name: str) -> ObjectInfo:
+        """See Site.stat."""
+        check_name(name)
+        answer = self._ask("HEAD", f"/v1/objects/{name}", name)
+        try:
+            received = datetime.fromisoformat(answer.headers["Refloat-Received"])
+            return ObjectInfo(name, int(answer.headers["Content-Length"]), received)
+        except (KeyError, ValueError) as error:
+            raise self._strange(name) from error
+        finally:
+            answer.close()
+
+    def delete(self, name: str) -> None:
+        """See Site.delete."""
+        check_name(name)
+        self._ask("DELETE", f"/v1/objects/{name}", name).close()
+
+    def place(self) -> str:
+        """See Site.place: the id that the vault drew for itself."""
+        answer = self._ask("GET", "/v1/self", "")
+        try:
+            return f"vault:{msgspec.json.decode(self._body(answer, ''), type=dict[str, Any])['vault']}"
+        except (msgspec.MsgspecError, KeyError) as error:
+            raise self._strange("") from error
+
+    def close(self) -> None:
+        """Let every connection go."""
+        with self._lock:
+            for session in self._sessions:
+                session.close()
+            self._sessions.clear()
+            self._mine = threading.local()
+
+    def _list(self, prefix: str) -> Iterator[ObjectInfo]:
+        after = ""
+        while True:
+            query = {"prefix": prefix, "after": after, "limit": str(_PAGE)}
+            answer = self._ask("GET", "/v1/list", prefix, params=query)
+            try:
+                page = msgspec.json.decode(self._body(answer, prefix, most=_MAX_JSON), type=_Page)
+            except msgspec.MsgspecError as error:
+                raise self._strange(prefix) from error
+            for row in page.objects:
+                # sorted and new, or a site that lies could keep us here for ever
+                if row.name <= after or not row.name.startswith(prefix) or row.received.tzinfo is None:
+                    raise self._strange(prefix)
+                after = row.name
+                yield ObjectInfo(row.name, row.size_bytes, row.received)
+            if not page.more:
+                return
+            if not page.objects:
+                raise self._strange(prefix)
+
+    def _ask(self, method: str, path: str, name: str, **more: Any) -> requests.Response:
+        headers = {**self._headers, **more.pop("headers", {})}
+        try:
+            answer = self._session().request(
+                method, self._url + path, headers=headers, timeout=TIMEOUTS, stream=True, allow_redirects=False, **more
+            )
+        except requests.exceptions.SSLError as error:
+            hint = "is it the right vault? `site.pin` is its certificate's SHA-256; is this machine's clock right?"
+            raise SiteError(
+                f"{self.name} is not trusted: {error}", hint=hint, site=self.name, name=name, transient=False
+            ) from error
+        except (requests.exceptions.RequestException, OSError) as error:
+            raise SiteError(f"{self.name} does not answer: {error}", site=self.name, name=name) from error
+        if 200 <= answer.status_code < 300:
+            return answer
+        try:
+            raise self._problem(answer, name)
+        finally:
+            answer.close()
+
+    def _problem(self, answer: requests.Response, name: str) -> RefloatError:
+        said: dict[str, Any] = {}
+        try:
+            said = msgspec.json.decode(self._body(answer, name, most=_MAX_JSON) or b"{}", type=dict[str, Any])
+        except (RefloatError, msgspec.MsgspecError):
+            said = {}
+        status = answer.status_code
+        message = f"{self.name}: {name or 'the vault'}: {said.get('message') or f'status {status}'}"
+        hint = said.get("hint")
+        fields = {"site": self.name, "name": name}
+        kind = _ERRORS.get(status)
+        if kind is not None:
+            return kind(message, hint=hint if isinstance(hint, str) else None, **fields)
+        transient = status in (408, 429) or status >= 500
+        if status in (401, 403):
+            hint = hint or "is `site.token` the token that this vault gave this server, and not revoked?"
+        return SiteError(message, hint=hint if isinstance(hint, str) else None, **fields, transient=transient)
+
+    def _body(self, answer: requests.Response, name: str, most: int | None = None) -> bytes:
+        """The answer's bytes, `most` of them: a site that goes on for ever is not listened to for ever."""
+        data = bytearray()
+        try:
+            for piece in answer.iter_content(1 << 20):
+                data += piece
+                if most is not None and len(data) > most:
+                    raise self._strange(name)
+        except (requests.exceptions.RequestException, OSError) as error:
+            raise SiteError(f"{self.name} broke off: {error}", site=self.name, name=name) from error
+        finally:
+            answer.close()
+        return bytes(data)
+
+    def _session(self) -> requests.Session:
+        session = getattr(self._mine, "session", None)
+        if session is None:
+            session = requests.Session()
+            session.trust_env = True
+            if self._pin:
+                session.mount("https://", _Pinned(self._pin))
+                session.verify = False
+            self._mine.session = session
+            with self._lock:
+                self._sessions.append(session)
+        return session
+
+    def _short(self, name: str, got: int, wanted: int) -> CorruptError:
+        return CorruptError(
+            f"{name} at {self.name} is too short: {got} bytes came, {wanted} were wanted",
+            hint="`refloat verify` finds what else is damaged; restore from the other site",
+            site=self.name,
+            name=name,
+        )
+
+    def _strange(self, name: str) -> SiteError:
+        return SiteError(f"{self.name} answered what no vault answers: {name}", site=self.name, name=name, transient=False)
+
+
+class _Pinned(HTTPAdapter):
+    """Connections to one certificate, whoever signed it."""
+
+    def __init__(self, fingerprint: str) -> None:
+        self._fingerprint = fingerprint
+        super().__init__()
+
+    def init_poolmanager(self, *args: Any, **more: Any) -> None:
+        super().init_poolmanager(*args, assert_fingerprint=self._fingerprint, **more)
+
+
+class _Body:
+    """Buffers as a file that requests can send: with a length, so that nothing is sent in chunks, and without joining them."""
+
+    def __init__(self, parts: Sequence[Buffer]) -> None:
+        self._views = [memoryview(part).cast("B") for part in parts if memoryview(part).nbytes]
+        self._size, self._index, self._at = total_bytes(parts), 0, 0
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __iter__(self) -> Iterator[bytes]:
+        while data := self.read(1 << 20):
+            yield data
+
+    def read(self, size: int = -1) -> bytes:
+        """Up to `size` bytes of one buffer; nothing at the end."""
+        if self._index == len(self._views):
+            return b""
+        view = self._views[self._index]
+        end = len(view) if size < 0 else min(self._at + size, len(view))
+        data = bytes(view[self._at : end])
+        self._index, self._at = (self._index + 1, 0) if end == len(view) else (self._index, end)
+        return data
