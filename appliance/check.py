@@ -169,13 +169,14 @@ def _disks(config: Config) -> Finding:
     )
 
 
-def reach_sites(sites: Iterable[tuple[str, str]], open_site: Callable[[str, str], Site]) -> list[Finding]:
-    """Ask each (name, url) for its first object. A site that answers wrongly is a finding, never an exception."""
+def reach_sites(sites: Iterable[tuple[str, Callable[[], Site]]]) -> list[Finding]:
+    """Ask each, by its name and what opens it, for its first object. A site that answers wrongly is a finding, never an
+    exception."""
     found = []
     places: dict[str, str] = {}
-    for name, url in sites:
+    for name, opened in sites:
         try:
-            site = open_site(name, url)
+            site = opened()
             try:
                 first = next(iter(site.list("servers/")), None)
                 other = places.setdefault(site.place(), name)

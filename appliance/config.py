@@ -45,11 +45,14 @@ class ImageConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SiteConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """A place that keeps images; `country` is ISO 3166-1 alpha-2."""
+    """A place that keeps images; `country` is ISO 3166-1 alpha-2; `token` the path of a vault's token, `pin` the
+    SHA-256 of its certificate."""
 
     name: str
     country: str
     url: str
+    token: str = ""
+    pin: str = ""
     mechanisms: tuple[str, ...] = ("repository",)
 
 

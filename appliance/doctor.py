@@ -6,15 +6,16 @@ Reads the machine, changes nothing. May import `appliance`, `hardware`, `imager.
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 import stat
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from appliance.check import Finding, Status, fail, ok, reach_sites, warn
 from appliance.config import Config
+from appliance.connect import open_configured
 from appliance.kit import KitServer
 from appliance.receipt import Receipt, compare_kit, decode_receipt
 from appliance.tools import look
@@ -23,7 +24,6 @@ from core.errors import RefloatError
 from core.run import Runner
 from core.sizes import format_size
 from imager.keys import ServerKeys
-from imager.sites.base import Site
 
 if TYPE_CHECKING:
     from hardware.machine import Device
@@ -39,14 +39,12 @@ def examine_machine(runner: Runner) -> list[Finding]:
     return [*look(runner), check_clock(time.time(), synchronised()), *check_devices(runner)]
 
 
-def examine_server(
-    config: Config, open_site: Callable[[str, str], Site] | None, receipt: Receipt | None, runner: Runner
-) -> list[Finding]:
-    """What a server needs besides. `open_site` None: sites are not asked; `receipt` None: the configured one counts."""
+def examine_server(config: Config, receipt: Receipt | None, runner: Runner, *, offline: bool = False) -> list[Finding]:
+    """What a server needs besides. `offline`: sites are not asked; `receipt` None: the configured one counts."""
     keys, server = check_keys(config)
     found = [*check_disks(config), *_storage(config, runner), check_state(config.state_path), keys]
-    if open_site is not None:
-        found += reach_sites([(site.name, site.url) for site in config.sites], open_site)
+    if not offline:
+        found += reach_sites((site.name, functools.partial(open_configured, site)) for site in config.sites)
     return found + check_receipt(config, receipt, server)
 
 

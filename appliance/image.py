@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from appliance.config import Config, SiteConfig
+from appliance.connect import open_configured
 from appliance.hold import holding
 from appliance.sweep import sweeping
 from appliance.tracking import Tracking
@@ -47,9 +48,6 @@ from imager.repository.lineage import SiteState
 from imager.repository.manifest import NOTE_MAX, Volume
 from imager.repository.parents import next_image_name, remember_attempt, remember_commit, survey, sweep_cache
 from imager.repository.store import Repository
-from imager.sites import open_site
-from imager.sites.base import Site
-from imager.sites.wrap import Retry
 from imager.source import be_polite
 
 #: A site may have to read the whole map back when the server lost its cache.
@@ -205,7 +203,7 @@ def _survey(
 
     def ask(entry: SiteConfig) -> None:
         try:
-            repository = Repository(connect(entry), config.server, config.state_path / "maps")
+            repository = Repository(open_configured(entry), config.server, config.state_path / "maps")
             answers[entry.name] = survey(repository, keys, config.state_path, journals, monitor)
         except RefloatError as error:
             answers[entry.name] = error
@@ -278,11 +276,6 @@ def _own(config: Config) -> list[str]:
     """What this program writes to while it images: freezing that would stop it."""
     sites = [url.removeprefix("file://") for url in (each.url for each in config.sites) if url.startswith("file://")]
     return [config.state, *sites]
-
-
-def connect(entry: SiteConfig) -> Site:
-    """The configured site, with transient faults retried."""
-    return Retry(open_site(entry.name, entry.url))
 
 
 def _chosen(config: Config, only: Sequence[str]) -> list[SiteConfig]:

@@ -64,7 +64,9 @@ class Additions:
             identities=_identities(given.identity),
             servers=(*map(parse_server, given.servers), *(server for config in read for server in _own(config))),
             sites=tuple(
-                KitSite(name=site.name, country=site.country, url=site.url) for config in read for site in config.sites
+                KitSite(name=site.name, country=site.country, url=site.url, pins=(site.pin,) if site.pin else ())
+                for config in read
+                for site in config.sites
             ),
             addresses=tuple(_pair(text, "SITE=ADDRESS") for text in given.addresses),
             pins=tuple(_pair(text, "SITE=PIN") for text in given.pins),
@@ -153,7 +155,8 @@ def _kept(kit: Kit, site: KitSite) -> KitSite:
     """A site read from a configuration again keeps what only the kit knows."""
     for old in kit.sites:
         if old.name == site.name:
-            return msgspec.structs.replace(old, country=site.country, url=site.url)
+            pins = tuple(dict.fromkeys((*site.pins, *old.pins)))
+            return msgspec.structs.replace(old, country=site.country, url=site.url, pins=pins)
     return site
 
 

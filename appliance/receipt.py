@@ -13,7 +13,7 @@ import msgspec
 
 from appliance.check import Finding, fail, ok, warn
 from appliance.config import Config
-from appliance.kit import Kit, KitServer, Line, Name, Time, stamp
+from appliance.kit import Kit, KitServer, KitSite, Line, Name, Time, stamp
 from core.errors import FormatError, VersionError
 
 VERSION = 1
@@ -29,6 +29,10 @@ class SiteFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     addresses: tuple[Line, ...] = ()
     pins: tuple[Line, ...] = ()
     tokens: dict[Line, Line] = {}
+
+    def without_secrets(self) -> KitSite:
+        """As much of the kit's entry as a receipt tells."""
+        return KitSite(name=self.name, country=self.country, url=self.url, addresses=self.addresses, pins=self.pins)
 
 
 class Receipt(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

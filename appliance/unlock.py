@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from appliance.config import Config
+from appliance.connect import known
 from appliance.kit import Kit, KitServer, KitSite, open_kit, parse_server
 from appliance.seal import TEXT_MAX
 from core.errors import ConfigError, KeyMissingError, TrustError
@@ -133,7 +134,7 @@ def _own(config: Config | None, kit: Kit | None) -> tuple[KitServer, ...]:
 
 
 def _sites_of(config: Config | None) -> tuple[KitSite, ...]:
-    return tuple(KitSite(name=site.name, country=site.country, url=site.url) for site in config.sites) if config else ()
+    return tuple(map(known, config.sites)) if config else ()
 
 
 def _merge(first: Sequence[KitSite], then: Sequence[KitSite]) -> tuple[KitSite, ...]:

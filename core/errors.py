@@ -58,6 +58,11 @@ class ObjectExistsError(SiteError):
     meaning = "a create-only put met an object of that name"
 
 
+class ForbiddenError(SiteError):
+    code, exit_status, http_status = "forbidden", 27, 403
+    meaning = "a site does not let this token do that"
+
+
 class CorruptError(RefloatError):
     code, exit_status, http_status = "corrupt", 23, 502
     meaning = "bytes from a site are not what they must be (flipped bit, short read, another object)"

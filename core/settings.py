@@ -119,8 +119,12 @@ SETTINGS: tuple[Setting, ...] = (
             '"falkenstein"', pattern=NAME_PATTERN),
     Setting("site", "country", Kind.TEXT, None, "Country it stands in (ISO 3166-1 alpha-2).",
             '"DE"', pattern=r"[A-Z]{2}"),
-    Setting("site", "url", Kind.TEXT, None, "Where it is: file:///FOLDER.",
+    Setting("site", "url", Kind.TEXT, None, "Where it is: file:///FOLDER, or https://VAULT:PORT.",
             '"file:///srv/refloat-de"', pattern=r"[a-z][a-z0-9+]*://.+"),
+    Setting("site", "token", Kind.TEXT, "", "File with the token that a vault gave this server (https:// only).",
+            '"/etc/refloat/falkenstein.token"', pattern=r"(/.*)?"),
+    Setting("site", "pin", Kind.TEXT, "", "SHA-256 of the vault's certificate, when it made its own; empty: the "
+            "machine's certificate authorities decide.", '"AB:CD:…"', pattern=r"([0-9A-Fa-f:]{64,95})?"),
     Setting("site", "mechanisms", Kind.TEXTS, ("repository",), "In which formats images are kept there.",
             '["repository"]', choices=("repository",)),
     Setting("policy", "accept_same_country", Kind.WORDS, "", "All sites stand in one country.",

@@ -37,6 +37,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "doctor": ("appliance.cli.doctor:doctor", "Check this machine: tools, keys, clock, sites, recovery kit."),
     "keys": ("appliance.cli.keys:keys", "This server's own keys."),
     "kit": ("appliance.cli.kit:kit", "The recovery kit: the one file needed in a disaster."),
+    "vault": ("appliance.cli.vault:vault", "A site behind HTTPS, for many servers."),
     "rescue": ("bootenv.cli:rescue", "The rescue environment: build it, serve it, order restores."),
     "config": ("appliance.cli.config:config", "The configuration file."),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -10,13 +11,13 @@ import click
 from appliance.check import reach_sites
 from appliance.cli.common import Context, FilePath, command
 from appliance.cli.findings import emit_findings
+from appliance.connect import connect
 from appliance.doctor import examine_machine, examine_server, stoppers
 from appliance.kit import open_kit
 from appliance.receipt import Receipt, decode_receipt, receipt_of
 from appliance.unlock import read_text
 from core.errors import ToolError
 from core.run import SystemRunner
-from imager.sites import open_site
 
 
 @click.command()
@@ -37,11 +38,12 @@ def doctor(context: Context, kit_file: Path | None, offline: bool, rescue: bool)
     """
     receipt = _receipt(context, kit_file) if kit_file else None
     findings = examine_machine(SystemRunner())
-    opener = None if offline else open_site
     if not (rescue or (receipt and context.lacks_config)):
-        findings += examine_server(context.config, opener, receipt, SystemRunner())
-    elif receipt and opener:
-        findings += reach_sites([(site.name, site.url) for site in receipt.sites], opener)
+        findings += examine_server(context.config, receipt, SystemRunner(), offline=offline)
+    elif receipt and not offline:
+        findings += reach_sites(
+            (site.name, functools.partial(connect, site.without_secrets())) for site in receipt.sites
+        )
     emit_findings(context, findings)
     if stopped := stoppers(findings):
         raise ToolError(

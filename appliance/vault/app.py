@@ -1,10 +1,11 @@
 """The vault over HTTP: `docs/vault.md` as routes. An application factory; all it decides is how things are said.
 
-May import `appliance.vault` and `core`. Bodies pass through in pieces; nothing here holds a whole object but a read's range.
+May import `appliance.vault` and `core`. Bodies pass through in pieces, whole objects are never in memory.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from itertools import islice
 from typing import Any
@@ -17,12 +18,17 @@ from appliance.vault.limits import FailureLimit
 from appliance.vault.openapi import openapi
 from appliance.vault.tokens import Role, Token
 from appliance.vault.vault import Vault
-from core.errors import CorruptError, ForbiddenError, RefloatError
+from core.errors import ForbiddenError, FormatError, RefloatError, SiteFullError
 from imager.sites.base import ObjectInfo
 
+_BYTES = "application/octet-stream"
 _CHUNK_BYTES = 1 << 20
 _LISTED = 1000
 _DIGEST = "blake3="
+#: Where the fault is the caller's; else what the error's class says.
+_STATUS = {"format": 400, "corrupt": 422, "config": 400}
+#: A sender that is silent for so long is given up, in seconds: it holds one of the threads.
+_SILENCE = 60.0
 
 
 def create_app(vault: Vault, audit: Audit, limit: FailureLimit | None = None) -> Flask:
@@ -34,6 +40,9 @@ def create_app(vault: Vault, audit: Audit, limit: FailureLimit | None = None) ->
     def require_token() -> Response | None:
         if request.path == "/openapi.json":
             return None
+        connection = request.environ.get("gunicorn.socket")
+        if connection is not None:
+            connection.settimeout(_SILENCE)
         address = request.remote_addr or ""
         wait = failures.wait_seconds(address)
         if wait:
@@ -49,7 +58,9 @@ def create_app(vault: Vault, audit: Audit, limit: FailureLimit | None = None) ->
 
     @app.errorhandler(RefloatError)
     def refuse(error: RefloatError) -> Response:
-        return _problem(error.http_status, error.code, error.message, error.hint)
+        if isinstance(error, SiteFullError | ForbiddenError):
+            _note(audit, "refused", request.path, code=error.code)
+        return _problem(_STATUS.get(error.code, error.http_status), error.code, error.message, error.hint)
 
     @app.errorhandler(404)
     @app.errorhandler(405)
@@ -62,8 +73,8 @@ def create_app(vault: Vault, audit: Audit, limit: FailureLimit | None = None) ->
         if size is None:
             return _problem(411, "usage", "a body needs its Content-Length")
         digest = request.headers.get("Refloat-Digest", "")
-        if not digest.startswith(_DIGEST):
-            raise CorruptError("a body needs its digest", hint="Refloat-Digest: blake3=HEX")
+        if not re.fullmatch(_DIGEST + "[0-9a-f]{64}", digest):
+            raise FormatError("a body needs its digest", hint="Refloat-Digest: blake3=HEX")
         vault.put(_token(), name, size, digest.removeprefix(_DIGEST), request.stream.read)
         _note(audit, "put", name, size_bytes=size)
         return Response(status=201)
@@ -75,7 +86,11 @@ def create_app(vault: Vault, audit: Audit, limit: FailureLimit | None = None) ->
         if start is None:
             return Response(status=416, headers={"Content-Range": f"bytes */{size}"})
         partial = (start, end) != (0, size)
-        headers = {"Content-Length": str(end - start), "Content-Type": "application/octet-stream", "Accept-Ranges": "bytes"}
+        headers = {
+            "Content-Length": str(end - start),
+            "Content-Type": "application/octet-stream",
+            "Accept-Ranges": "bytes",
+        }
         if partial:
             headers["Content-Range"] = f"bytes {start}-{end - 1}/{size}"
         body = _pieces(vault, _token(), name, start, end)
@@ -108,8 +123,12 @@ def create_app(vault: Vault, audit: Audit, limit: FailureLimit | None = None) ->
         used = vault.used_bytes(token.server) if token.server and token.role is Role.SERVER else None
         return _json(
             {
-                "vault": vault.id, "role": token.role, "server": token.server, "used_bytes": used,
-                "quota_bytes": token.quota_bytes or None, "time": vault.time(),
+                "vault": vault.id,
+                "role": token.role,
+                "server": token.server,
+                "used_bytes": used,
+                "quota_bytes": vault.tokens.quota_bytes(token.server) or None,
+                "time": vault.time(),
             }  # fmt: skip
         )
 

@@ -1,4 +1,4 @@
-"""Failed tokens are counted by address: after a few, that address waits. In memory; imports nothing of the other rooms."""
+"""Failed tokens are counted by address: after a few, that address waits. In memory; imports no other room."""
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ One Vault serves a folder, in one process with many threads. May import `imager.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import secrets
@@ -18,7 +19,7 @@ from blake3 import blake3
 
 from appliance.vault.rights import Verb, may
 from appliance.vault.tokens import Token, Tokens
-from core.errors import CorruptError, ForbiddenError, ObjectMissingError, SiteError, SiteFullError
+from core.errors import CorruptError, ForbiddenError, ObjectExistsError, ObjectMissingError, SiteError, SiteFullError
 from core.files import write_new
 from core.sizes import MIB, format_size
 from imager.sites.base import ObjectInfo, check_name, check_prefix
@@ -37,29 +38,33 @@ Read = Callable[[int], bytes]
 
 
 class Vault:
-    """The folder `root`. `quotas` are bytes by server; a server without one may fill the disk."""
+    """The folder `root`. A server without a quota may fill the disk, but for a reserve."""
 
     def __init__(self, root: Path, *, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
         self.root, self._now = root, now
         self.site = FileSite("vault", root)
-        self._own = root / ".vault"
-        self.tokens = Tokens(self._own / "tokens.json", now)
+        self.own = root / ".vault"
+        self.tokens = Tokens(self.own / "tokens.json", now)
         self._lock = threading.Lock()
         self._used: dict[str, int] = {}
 
     def open(self) -> None:
         """Make what a vault has of its own, where it is missing. Raises SiteError, StateError."""
         self.site.place()
-        self._own.mkdir(mode=0o700, exist_ok=True)
+        self.own.mkdir(mode=0o700, exist_ok=True)
         try:
-            write_new(self._own / "id", secrets.token_hex(16).encode())
+            write_new(self.own / "id", secrets.token_hex(16).encode())
         except FileExistsError:
             return
+
+    def time(self) -> str:
+        """This vault's clock, RFC 3339, UTC."""
+        return self._now().isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
     @property
     def id(self) -> str:
         """32 hex digits that stand for this vault wherever it is reached."""
-        return (self._own / "id").read_text().strip()
+        return (self.own / "id").read_text().strip()
 
     def put(self, token: Token, name: str, size_bytes: int, digest: str, read: Read) -> None:
         """Take an object in, in constant memory; durable when this returns.
@@ -99,8 +104,8 @@ class Vault:
             base = f"servers/{token.server}/"
             if not base.startswith(prefix):
                 return
-        for info in self.site.list(base):
-            if info.name > after and may(token, Verb.READ, info.name):
+        for info in self.site.list_after(base, after):
+            if may(token, Verb.READ, info.name):
                 yield info
 
     def delete(self, token: Token, name: str) -> None:
@@ -142,9 +147,10 @@ class Vault:
     def _receipt(self, server: str, image: str, digest: str) -> None:
         body = {
             "refloat": "receipt", "version": 1, "image": image, "digest": digest,
-            "received": self._now().isoformat(timespec="milliseconds").replace("+00:00", "Z"), "vault": self.id,
+            "received": self.time(), "vault": self.id,
         }  # fmt: skip
-        self.site.put(f"servers/{server}/receipts/{image}.json", [msgspec.json.encode(body)])
+        with contextlib.suppress(ObjectExistsError):  # the first receipt counts: no later put makes it younger
+            self.site.put(f"servers/{server}/receipts/{image}.json", [msgspec.json.encode(body)])
 
 
 class _Counted:
@@ -155,7 +161,7 @@ class _Counted:
         self._vault, self._token, self._size = vault, token, size_bytes
 
     def __enter__(self) -> None:
-        vault, server, quota = self._vault, self._token.server, self._token.quota_bytes
+        vault, server, quota = self._vault, self._token.server, self._vault.tokens.quota_bytes(self._token.server)
         if not server:
             return
         vault.used_bytes(server)
@@ -163,7 +169,7 @@ class _Counted:
             if quota and vault._used[server] + self._size > quota:
                 raise SiteFullError(
                     f"{server} has used {format_size(vault._used[server])} of its {format_size(quota)}",
-                    hint="prune its images, or raise the quota: refloat vault quota",
+                    hint="prune its images, or raise the quota: `refloat vault quota`",
                     server=server,
                 )
             vault._used[server] += self._size

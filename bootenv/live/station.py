@@ -16,11 +16,11 @@ import msgspec
 
 from bootenv.live.access import open_ssh, ssh_key
 from bootenv.live.advice import find_advice, rescan
-from bootenv.live.certificate import make_certificate
 from bootenv.live.gate import PinGate
 from bootenv.live.https import HttpsServer
 from bootenv.live.state import StationState, read_state, write_state
 from bootenv.live.words import fw_cfg, kernel_words, load_fw_cfg, read_kernel_line
+from core.certificate import make_certificate
 from core.errors import RefloatError
 from core.run import Runner, SystemRunner
 from hardware.machine import Inventory

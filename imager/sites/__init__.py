@@ -19,7 +19,8 @@ from imager.sites.file import FileSite
 def open_site(name: str, url: str, **options: Any) -> Site:
     """The site called `name` at `url`; `options` go to its driver. Nothing is connected to before the first verb.
 
-    `file:///folder` takes `create` (see `imager.sites.file`). ConfigError for a URL that no driver knows.
+    `file:///folder` takes `create` (see `imager.sites.file`), `https://vault:port` takes `token`, `pins`,
+    `addresses` (see `imager.sites.https`). ConfigError for a URL that no driver knows.
     """
     scheme = url.partition(":")[0].lower()
     if scheme not in _DRIVERS:
@@ -44,4 +45,10 @@ def _file(name: str, url: str, *, create: bool = False) -> Site:
     return FileSite(name, Path(os.path.normpath(path)), create=create)
 
 
-_DRIVERS: dict[str, Callable[..., Site]] = {"file": _file}
+def _https(name: str, url: str, **options: Any) -> Site:
+    from imager.sites.https import HttpsSite  # a tenth of a second that who has no vault need not wait for
+
+    return HttpsSite(name, url, **options)
+
+
+_DRIVERS: dict[str, Callable[..., Site]] = {"file": _file, "https": _https}

@@ -225,16 +225,21 @@ class FileSite:
             raise SiteError(f"{name} at {self.name} is no plain file", site=self.name, name=name, transient=False)
         return found
 
-    def _list(self, prefix: str) -> Iterator[ObjectInfo]:
+    def list_after(self, prefix: str, after: str) -> Iterator[ObjectInfo]:
+        """As `list`, from the name behind `after` on; folders before it are not opened."""
+        check_prefix(prefix)
+        return self._list(prefix, after)
+
+    def _list(self, prefix: str, after: str = "") -> Iterator[ObjectInfo]:
         with as_site_error(self.name, prefix):
             try:
                 with self._parent(self._open(), prefix + "end") as (folder, _):
-                    yield from _walk(folder, prefix)
+                    yield from _walk(folder, prefix, after)
             except _ABSENT:
                 return
 
 
-def _walk(folder: int, prefix: str) -> Iterator[ObjectInfo]:
+def _walk(folder: int, prefix: str, after: str) -> Iterator[ObjectInfo]:
     """Objects below an open folder, sorted by whole name: a folder sorts as `name/`: after `name.x`, before `name0`."""
     with os.scandir(folder) as found:
         entries = sorted(
@@ -244,14 +249,16 @@ def _walk(folder: int, prefix: str) -> Iterator[ObjectInfo]:
         name = prefix + key
         if not _is_object_name(name.rstrip("/")) or name == mark.NAME:
             continue
+        if name <= after and not after.startswith(name):
+            continue
         with contextlib.suppress(*_ABSENT):  # deleted while we were listing
             if key.endswith("/"):
                 below = _step(folder, entry.name)
                 try:
-                    yield from _walk(below, name)
+                    yield from _walk(below, name, after)
                 finally:
                     os.close(below)
-            elif entry.is_file(follow_symlinks=False):
+            elif name > after and entry.is_file(follow_symlinks=False):
                 yield _info(name, os.stat(entry.name, dir_fd=folder, follow_symlinks=False))
 
 

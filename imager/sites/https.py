@@ -1,6 +1,6 @@
 """`https://`: a vault (`docs/vault.md`) as a site, by requests with kept connections. One HttpsSite for one run.
 
-May import core and `imager.sites.base`. Trust in the other end: the machine's certificate authorities, or `pin`, the SHA-256
+May import core and `imager.sites.base`. Trust in the other end: the machine's certificate authorities, or pins, SHA-256
 of the vault's own certificate. Trying again is `wrap.Retry`'s part.
 """
 
@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
+from urllib.parse import SplitResult, urlsplit
 
 import msgspec
 import requests
@@ -17,6 +18,7 @@ from blake3 import blake3
 from requests.adapters import HTTPAdapter
 
 from core.errors import (
+    ConfigError,
     CorruptError,
     ObjectExistsError,
     ObjectMissingError,
@@ -35,6 +37,12 @@ _ERRORS: Mapping[int, type[RefloatError]] = {
 }  # fmt: skip
 
 
+_HOW = "`site.token` names the file of a server's token; in a kit: `refloat kit add --credential SITE:token=FILE`"
+
+
+Ways = list[str]
+
+
 class _Row(msgspec.Struct, frozen=True):
     name: str
     size_bytes: int
@@ -47,14 +55,22 @@ class _Page(msgspec.Struct, frozen=True):
 
 
 class HttpsSite:
-    """The vault at `url`, spoken to with `token`; `pin` is 64 hex digits, colons between them or not. Safe to use from several
-    threads: each has a connection of its own."""
+    """The vault at `url`, spoken to with `token`; `pins` are SHA-256 of certificates that count, hex, with or without
+    colons; none: certificate authorities decide. `addresses` are tried where the name does not resolve. Safe in
+    several threads: each has a connection of its own."""
 
-    def __init__(self, name: str, url: str, *, token: str, pin: str = "") -> None:
+    def __init__(
+        self, name: str, url: str, *, token: str, pins: Sequence[str] = (), addresses: Sequence[str] = ()
+    ) -> None:
+        parts = urlsplit(url)
+        if not parts.hostname or parts.query or parts.fragment or parts.username or parts.path.strip("/"):
+            raise ConfigError(f"site {name}: {url!r} names no vault", hint="write https://HOST:PORT", site=name)
         self.name = name
-        self._url = url.rstrip("/")
+        self._token = token
+        # behind a pin an address is as good as the name; without one nothing would tell who answers there
+        self._bases = [url.rstrip("/"), *(_at(parts, each) for each in addresses if pins)]
         self._headers = {"Authorization": f"Bearer {token}", "User-Agent": "refloat", "Accept-Encoding": "identity"}
-        self._pin = pin.replace(":", "").lower()
+        self._pins = [pin.replace(":", "").lower() for pin in pins]
         self._mine = threading.local()
         self._lock = threading.Lock()
         self._sessions: list[requests.Session] = []
@@ -151,11 +167,11 @@ class HttpsSite:
                 raise self._strange(prefix)
 
     def _ask(self, method: str, path: str, name: str, **more: Any) -> requests.Response:
+        if not self._token:
+            raise ConfigError(f"site {self.name}: no token is known", hint=_HOW, site=self.name)
         headers = {**self._headers, **more.pop("headers", {})}
         try:
-            answer = self._session().request(
-                method, self._url + path, headers=headers, timeout=TIMEOUTS, stream=True, allow_redirects=False, **more
-            )
+            answer = self._send(method, path, headers=headers, **more)
         except requests.exceptions.SSLError as error:
             hint = "is it the right vault? `site.pin` is its certificate's SHA-256; is this machine's clock right?"
             raise SiteError(
@@ -169,6 +185,30 @@ class HttpsSite:
             raise self._problem(answer, name)
         finally:
             answer.close()
+
+    def _send(self, method: str, path: str, **more: Any) -> requests.Response:
+        """To the first place and by the first pin that does; what did is kept to. A body is sent once at most: names
+        are resolved and certificates looked at before its first byte."""
+        while True:
+            base, pin = self._bases[0], self._pins[0] if self._pins else ""
+            try:
+                return self._session(pin).request(
+                    method, base + path, timeout=TIMEOUTS, stream=True, allow_redirects=False, verify=not pin, **more
+                )
+            except requests.exceptions.SSLError:
+                if not self._skip(self._pins, pin):
+                    raise
+            except requests.exceptions.ConnectionError as error:
+                if "NameResolutionError" not in repr(error) or not self._skip(self._bases, base):
+                    raise
+
+    def _skip(self, ways: Ways, way: str) -> bool:
+        """Forget a way that did not do; False when it was the last."""
+        with self._lock:
+            if way in ways and len(ways) > 1:
+                ways.remove(way)
+                return True
+            return way not in ways
 
     def _problem(self, answer: requests.Response, name: str) -> RefloatError:
         said: dict[str, Any] = {}
@@ -202,15 +242,13 @@ class HttpsSite:
             answer.close()
         return bytes(data)
 
-    def _session(self) -> requests.Session:
-        session = getattr(self._mine, "session", None)
-        if session is None:
+    def _session(self, pin: str) -> requests.Session:
+        known, session = getattr(self._mine, "session", (None, None))
+        if session is None or known != pin:
             session = requests.Session()
-            session.trust_env = True
-            if self._pin:
-                session.mount("https://", _Pinned(self._pin))
-                session.verify = False
-            self._mine.session = session
+            if pin:
+                session.mount("https://", _Pinned(pin))
+            self._mine.session = pin, session
             with self._lock:
                 self._sessions.append(session)
         return session
@@ -224,7 +262,14 @@ class HttpsSite:
         )
 
     def _strange(self, name: str) -> SiteError:
-        return SiteError(f"{self.name} answered what no vault answers: {name}", site=self.name, name=name, transient=False)
+        return SiteError(
+            f"{self.name} answered what no vault answers: {name}", site=self.name, name=name, transient=False
+        )
+
+
+def _at(parts: SplitResult, address: str) -> str:
+    host = f"[{address}]" if ":" in address else address
+    return f"https://{host}:{parts.port or 443}"
 
 
 class _Pinned(HTTPAdapter):
@@ -239,7 +284,7 @@ class _Pinned(HTTPAdapter):
 
 
 class _Body:
-    """Buffers as a file that requests can send: with a length, so that nothing is sent in chunks, and without joining them."""
+    """Buffers as a file that requests can send: it has a length, so that nothing is sent in chunks."""
 
     def __init__(self, parts: Sequence[Buffer]) -> None:
         self._views = [memoryview(part).cast("B") for part in parts if memoryview(part).nbytes]

@@ -168,7 +168,7 @@ def test_a_tool_that_lies_about_itself(tmp_path: Path) -> None:
 
 
 def test_a_server_without_anything(tmp_path: Path) -> None:
-    found = examine_server(Config(server="web1", state=str(tmp_path / "none")), None, None, SystemRunner())
+    found = examine_server(Config(server="web1", state=str(tmp_path / "none")), None, SystemRunner(), offline=True)
     assert [(each.subject, each.status) for each in found] == [
         ("state", Status.FAIL),
         ("keys", Status.FAIL),

@@ -5,6 +5,7 @@ A new driver adds a row to SITES (and to its own file under `sites/` what only i
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import itertools
@@ -20,12 +21,14 @@ from typing import Any
 
 import pytest
 
+from appliance.vault.tokens import Role
 from core.errors import CorruptError, FormatError, ObjectExistsError, ObjectMissingError, RefloatError, SiteFullError
 from imager.sites.base import Buffer, Site
 from imager.sites.fault import Fault, Rule, What
 from imager.sites.file import FileSite
 from imager.sites.memory import MemorySite
 from imager.sites.wrap import Retry, Throttle
+from tests.vaults import running
 
 MIB = 1 << 20
 
@@ -69,13 +72,18 @@ SITES: dict[str, Callable[[Path, pytest.MonkeyPatch], Site]] = {
 }
 
 
-@pytest.fixture(params=list(SITES))
+@pytest.fixture(params=[*SITES, pytest.param("vault", marks=pytest.mark.block)])
 def site(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     root = tmp_path / "site"
     root.mkdir()
-    site = SITES[request.param](root, monkeypatch)
-    yield site
-    site.close()
+    with contextlib.ExitStack() as stack:
+        if request.param == "vault":
+            vault = stack.enter_context(running(root))
+            site: Site = vault.site(vault.token(Role.OPERATOR))
+        else:
+            site = SITES[request.param](root, monkeypatch)
+        stack.callback(site.close)
+        yield site
 
 
 def names(site: Site, prefix: str = "") -> list[str]:

@@ -12,8 +12,8 @@ import pytest
 from flask.testing import FlaskClient
 
 from bootenv.live.advice import Advice
-from bootenv.live.certificate import make_certificate
 from bootenv.live.https import HttpsServer
+from core.certificate import make_certificate
 from core.errors import SourceError
 from hardware.machine import Device, Dmi, Inventory, Nic
 from web.rescue import Advice as AdviceLike

@@ -1,6 +1,6 @@
-"""The console's TLS key and certificate: made at every boot, in memory, signed by nobody but itself.
+"""TLS keys and certificates that nobody else signed: of the rescue console (made at every boot) and of a vault (kept).
 
-What makes it trustworthy is its fingerprint on the machine's own screen. Imports nothing of the other rooms.
+What makes one trustworthy is its fingerprint, told on another way. Imports nothing of the other rooms.
 """
 
 from __future__ import annotations
