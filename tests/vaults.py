@@ -40,17 +40,17 @@ class Running:
 
 @contextlib.contextmanager
 def running(folder: Path, port: int = 0) -> Iterator[Running]:
-    """A vault that serves `folder` until the block ends; its output is in `folder`.log."""
+    """A vault that serves `folder` until the block ends; its output is in `.vault/serve.log` there."""
     folder.mkdir(exist_ok=True)
     vault = Vault(folder)
     vault.open()
     tls = tls_of(vault)
     port = port or _free_port()
     command = [sys.executable, "-m", "appliance.cli", "vault", "serve", str(folder), "--listen", f"127.0.0.1:{port}"]
-    with open(f"{folder}.log", "ab") as log:
+    with open(vault.own / "serve.log", "ab") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"})
     try:
-        _await(process, port, Path(f"{folder}.log"))
+        _await(process, port, vault.own / "serve.log")
         yield Running(vault, f"https://127.0.0.1:{port}", tls.fingerprint, process)
     finally:
         process.terminate()

@@ -5,6 +5,7 @@ May import `appliance.vault` and `core`. Bodies pass through in pieces, whole ob
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterator
 from itertools import islice
@@ -17,14 +18,14 @@ from appliance.vault.audit import Audit
 from appliance.vault.limits import FailureLimit
 from appliance.vault.openapi import openapi
 from appliance.vault.tokens import Role, Token
-from appliance.vault.vault import Vault
+from appliance.vault.vault import LARGEST_BYTES, Vault
 from core.errors import ForbiddenError, FormatError, RefloatError, SiteFullError
 from imager.sites.base import ObjectInfo
 
 _BYTES = "application/octet-stream"
 _CHUNK_BYTES = 1 << 20
 _LISTED = 1000
-_DIGEST = "blake3="
+_DIGEST, _RECEIVED = "blake3=", "Refloat-Received"
 #: Where the fault is the caller's; else what the error's class says.
 _STATUS = {"format": 400, "corrupt": 422, "config": 400}
 #: A sender that is silent for so long is given up, in seconds: it holds one of the threads.
@@ -58,6 +59,7 @@ def create_app(vault: Vault, audit: Audit, limit: FailureLimit | None = None) ->
 
     @app.errorhandler(RefloatError)
     def refuse(error: RefloatError) -> Response:
+        _drain()
         if isinstance(error, SiteFullError | ForbiddenError):
             _note(audit, "refused", request.path, code=error.code)
         return _problem(_STATUS.get(error.code, error.http_status), error.code, error.message, error.hint)
@@ -81,27 +83,24 @@ def create_app(vault: Vault, audit: Audit, limit: FailureLimit | None = None) ->
 
     @app.get("/v1/objects/<path:name>")
     def get(name: str) -> Response:
-        size = vault.stat(_token(), name).size_bytes
+        info = vault.stat(_token(), name)
+        size = info.size_bytes
         start, end = _range(request.headers.get("Range"), size)
         if start is None:
             return Response(status=416, headers={"Content-Range": f"bytes */{size}"})
-        partial = (start, end) != (0, size)
+        partial = start is not None and request.headers.get("Range", "").startswith("bytes=")
         headers = {
             "Content-Length": str(end - start),
             "Content-Type": "application/octet-stream",
             "Accept-Ranges": "bytes",
+            _RECEIVED: _time(info),
         }
         if partial:
             headers["Content-Range"] = f"bytes {start}-{end - 1}/{size}"
+        if request.method == "HEAD":
+            return Response(headers=headers)
         body = _pieces(vault, _token(), name, start, end)
         return Response(body, status=206 if partial else 200, headers=headers, direct_passthrough=True)
-
-    @app.route("/v1/objects/<path:name>", methods=["HEAD"], provide_automatic_options=False)
-    def stat(name: str) -> Response:
-        info = vault.stat(_token(), name)
-        answer = Response(headers={"Refloat-Received": _time(info)})
-        answer.content_length = info.size_bytes
-        return answer
 
     @app.delete("/v1/objects/<path:name>")
     def delete(name: str) -> Response:
@@ -142,6 +141,14 @@ def create_app(vault: Vault, audit: Audit, limit: FailureLimit | None = None) ->
 def _token() -> Token:
     token: Token = g.token
     return token
+
+
+def _drain() -> None:
+    """Take what is left of a refused body: who is still sending would not hear the answer."""
+    if request.method == "PUT" and (request.content_length or 0) <= LARGEST_BYTES:
+        with contextlib.suppress(OSError):
+            while request.stream.read(_CHUNK_BYTES):
+                pass
 
 
 def _note(audit: Audit, what: str, name: str, **more: object) -> None:

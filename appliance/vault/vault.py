@@ -50,7 +50,7 @@ class Vault:
 
     def open(self) -> None:
         """Make what a vault has of its own, where it is missing. Raises SiteError, StateError."""
-        self.site.place()
+        self.site.make()
         self.own.mkdir(mode=0o700, exist_ok=True)
         try:
             write_new(self.own / "id", secrets.token_hex(16).encode())

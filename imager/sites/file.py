@@ -109,6 +109,11 @@ class FileSite:
             os.unlink(leaf, dir_fd=folder)
             os.fsync(folder)
 
+    def make(self) -> None:
+        """Mark the folder as a site now, and not with the first put. Raises SiteError where it must not become one."""
+        with as_site_error(self.name, ""):
+            self._open(writing=True)
+
     def place(self) -> str:
         """See Site.place: device and inode, so that a link or a bind mount to the same folder shows."""
         with as_site_error(self.name, ""):

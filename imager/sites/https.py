@@ -80,9 +80,10 @@ class HttpsSite:
         check_name(name)
         hasher = blake3()
         for part in body:
-            hasher.update(part)
+            hasher.update(memoryview(part).cast("B"))
         digest = {"Refloat-Digest": f"blake3={hasher.hexdigest()}"}
-        self._ask("PUT", f"/v1/objects/{name}", name, data=_Body(body), headers=digest).close()
+        with _Body(body) as data:
+            self._ask("PUT", f"/v1/objects/{name}", name, data=data, headers=digest).close()
 
     def get(self, name: str, offset: int = 0, length: int | None = None) -> bytes:
         """See Site.get. An offset past the end is CorruptError, too."""
@@ -173,6 +174,8 @@ class HttpsSite:
         try:
             answer = self._send(method, path, headers=headers, **more)
         except requests.exceptions.SSLError as error:
+            if not _untrusted(error):
+                raise SiteError(f"{self.name} broke off: {error}", site=self.name, name=name) from error
             hint = "is it the right vault? `site.pin` is its certificate's SHA-256; is this machine's clock right?"
             raise SiteError(
                 f"{self.name} is not trusted: {error}", hint=hint, site=self.name, name=name, transient=False
@@ -195,8 +198,8 @@ class HttpsSite:
                 return self._session(pin).request(
                     method, base + path, timeout=TIMEOUTS, stream=True, allow_redirects=False, verify=not pin, **more
                 )
-            except requests.exceptions.SSLError:
-                if not self._skip(self._pins, pin):
+            except requests.exceptions.SSLError as error:
+                if not _untrusted(error) or not self._skip(self._pins, pin):
                     raise
             except requests.exceptions.ConnectionError as error:
                 if "NameResolutionError" not in repr(error) or not self._skip(self._bases, base):
@@ -267,6 +270,11 @@ class HttpsSite:
         )
 
 
+def _untrusted(error: requests.exceptions.SSLError) -> bool:
+    """Whether it is the certificate that is wrong; else the connection just broke."""
+    return any(word in repr(error) for word in ("CERTIFICATE", "Fingerprint", "certificate", "Hostname"))
+
+
 def _at(parts: SplitResult, address: str) -> str:
     host = f"[{address}]" if ":" in address else address
     return f"https://{host}:{parts.port or 443}"
@@ -289,6 +297,15 @@ class _Body:
     def __init__(self, parts: Sequence[Buffer]) -> None:
         self._views = [memoryview(part).cast("B") for part in parts if memoryview(part).nbytes]
         self._size, self._index, self._at = total_bytes(parts), 0, 0
+
+    def __enter__(self) -> _Body:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Let the buffers go, whoever still holds this."""
+        for view in self._views:
+            view.release()
+        self._views, self._index = [], 0
 
     def __len__(self) -> int:
         return self._size
