@@ -85,22 +85,23 @@ def create_app(vault: Vault, audit: Audit, limit: FailureLimit | None = None) ->
     def get(name: str) -> Response:
         info = vault.stat(_token(), name)
         size = info.size_bytes
-        start, end = _range(request.headers.get("Range"), size)
-        if start is None:
-            return Response(status=416, headers={"Content-Range": f"bytes */{size}"})
-        partial = start is not None and request.headers.get("Range", "").startswith("bytes=")
+        try:
+            wanted = _range(request.headers.get("Range"), size)
+        except ValueError:
+            return _problem(416, "range", f"{name} has {size} bytes")
+        start, end = wanted or (0, size)
         headers = {
             "Content-Length": str(end - start),
             "Content-Type": "application/octet-stream",
             "Accept-Ranges": "bytes",
             _RECEIVED: _time(info),
         }
-        if partial:
+        if wanted:
             headers["Content-Range"] = f"bytes {start}-{end - 1}/{size}"
         if request.method == "HEAD":
             return Response(headers=headers)
         body = _pieces(vault, _token(), name, start, end)
-        return Response(body, status=206 if partial else 200, headers=headers, direct_passthrough=True)
+        return Response(body, status=206 if wanted else 200, headers=headers, direct_passthrough=True)
 
     @app.delete("/v1/objects/<path:name>")
     def delete(name: str) -> Response:
@@ -163,16 +164,15 @@ def _pieces(vault: Vault, token: Token, name: str, start: int, end: int) -> Iter
         start += size
 
 
-def _range(header: str | None, size: int) -> tuple[int | None, int]:
-    """First byte and the one after the last that are wanted (RFC 9110, 14.1.2); (None, 0): cannot be had."""
-    if header is None:
-        return 0, size
-    unit, _, spec = header.partition("=")
-    first, dash, last = spec.partition("-")
-    if unit != "bytes" or not dash or not first.isdecimal() or not (last == "" or last.isdecimal()):
-        return 0, size
-    start, end = int(first), min(int(last) + 1 if last else size, size)
-    return (start, end) if start < end else (None, 0)
+def _range(header: str | None, size: int) -> tuple[int, int] | None:
+    """First byte and the one after the last that are wanted (RFC 9110, 14.1.2); None: all. ValueError: there is none."""
+    match = re.fullmatch(r"bytes=([0-9]{1,18})-([0-9]{0,18})", header or "")
+    if match is None:
+        return None
+    start, end = int(match[1]), min(int(match[2]) + 1 if match[2] else size, size)
+    if start >= end:
+        raise ValueError("no such range")
+    return start, end
 
 
 def _time(info: ObjectInfo) -> str:

@@ -21,12 +21,12 @@ def may(token: Token, verb: Verb, name: str) -> bool:
     """Whether `token` may do this with the object `name` (for a list: with everything below the folder `name`)."""
     if token.role is Role.OPERATOR:
         return True
-    if verb is Verb.DELETE or (verb is Verb.PUT and token.role is not Role.SERVER):
+    if verb is Verb.DELETE or (token.server and not name.startswith(f"servers/{token.server}/")):
         return False
-    if not token.server:
-        return verb is Verb.READ
-    own = f"servers/{token.server}/"
     if verb is Verb.READ:
-        return name.startswith(own)
-    rest = name.removeprefix(own)
-    return rest != name and (rest == "server.json" or rest.partition("/")[0] in _APPENDED and "/" in rest)
+        return True
+    top, _, rest = name.partition("/")
+    folder, _, below = rest.partition("/")[2].partition("/")
+    if token.role is Role.RESTORE:
+        return top == "servers" and folder == "leases" and bool(below)
+    return folder == "server.json" and not below or folder in _APPENDED and bool(below)
