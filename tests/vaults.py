@@ -59,6 +59,7 @@ def running(folder: Path, port: int = 0) -> Iterator[Running]:
         finally:
             process.kill()
             process.wait()
+            vault.site.close()
 
 
 def _free_port() -> int:

@@ -85,7 +85,7 @@ def add_server(
 @vault.command("add-token")
 @command(config=False)
 @_folder
-@click.option("--role", type=click.Choice([Role.RESTORE, Role.OPERATOR]), required=True)
+@click.option("--role", type=click.Choice([Role.RESTORE.value, Role.OPERATOR.value]), required=True)
 @click.option("--server", default="", help="For this server's images only.")
 @click.option("--note", default="", help="What it is for; shown by `tokens`.")
 def add_token(context: Context, folder: Path, role: str, server: str, note: str) -> None:

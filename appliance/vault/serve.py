@@ -22,7 +22,7 @@ from core.errors import ConfigError
 from core.files import write_new
 
 #: Requests at work at once. A server's imaging has a handful of connections, most of which wait for the server.
-THREADS = 48
+THREADS = 96
 #: Kept connections, more than 64 servers hold open.
 CONNECTIONS = 2000
 

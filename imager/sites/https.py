@@ -20,6 +20,7 @@ from requests.adapters import HTTPAdapter
 from core.errors import (
     ConfigError,
     CorruptError,
+    ForbiddenError,
     ObjectExistsError,
     ObjectMissingError,
     RefloatError,
@@ -29,11 +30,11 @@ from core.errors import (
 from imager.sites.base import Buffer, ObjectInfo, check_name, check_prefix, total_bytes
 
 #: To connect, and between two pieces of an answer, in seconds; a put is answered when it is durable.
-TIMEOUTS = (10, 120)
+TIMEOUTS = (30, 120)
 _PAGE = 1000
 _MAX_JSON = 4 << 20
 _ERRORS: Mapping[int, type[RefloatError]] = {
-    404: ObjectMissingError, 409: ObjectExistsError, 416: CorruptError, 422: CorruptError, 507: SiteFullError,
+    403: ForbiddenError, 404: ObjectMissingError, 409: ObjectExistsError, 416: CorruptError, 422: CorruptError, 507: SiteFullError,
 }  # fmt: skip
 
 
@@ -83,7 +84,7 @@ class HttpsSite:
             hasher.update(memoryview(part).cast("B"))
         digest = {"Refloat-Digest": f"blake3={hasher.hexdigest()}"}
         with _Body(body) as data:
-            self._ask("PUT", f"/v1/objects/{name}", name, data=data, headers=digest).close()
+            self._body(self._ask("PUT", f"/v1/objects/{name}", name, data=data, headers=digest), name)
 
     def get(self, name: str, offset: int = 0, length: int | None = None) -> bytes:
         """See Site.get. An offset past the end is CorruptError, too."""
@@ -124,12 +125,12 @@ class HttpsSite:
         except (KeyError, ValueError) as error:
             raise self._strange(name) from error
         finally:
-            answer.close()
+            self._body(answer, name)  # a connection whose answer was read to its end is kept
 
     def delete(self, name: str) -> None:
         """See Site.delete."""
         check_name(name)
-        self._ask("DELETE", f"/v1/objects/{name}", name).close()
+        self._body(self._ask("DELETE", f"/v1/objects/{name}", name), name)
 
     def place(self) -> str:
         """See Site.place: the id that the vault drew for itself."""
@@ -227,7 +228,7 @@ class HttpsSite:
         if kind is not None:
             return kind(message, hint=hint if isinstance(hint, str) else None, **fields)
         transient = status in (408, 429) or status >= 500
-        if status in (401, 403):
+        if status == 401:
             hint = hint or "is `site.token` the token that this vault gave this server, and not revoked?"
         return SiteError(message, hint=hint if isinstance(hint, str) else None, **fields, transient=transient)
 

@@ -130,6 +130,8 @@ class Server:
     extra: str = ""
     sites: dict[str, Path] = field(default_factory=dict)
     recipients: list[str] = field(default_factory=list)
+    #: Lines of a site's table instead of its folder's URL.
+    tables: dict[str, list[str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.place.mkdir(exist_ok=True)
@@ -167,7 +169,8 @@ class Server:
             lines += ["[[disk]]", f'path = "{path}"', f'name = "{name}"']
             lines += [f"sector_bytes = {self.sectors[name]}"] if name in self.sectors else []
         for name, path in self.sites.items():
-            lines += ["[[site]]", f'name = "{name}"', f'country = "{COUNTRIES[name]}"', f'url = "file://{path}"']
+            lines += ["[[site]]", f'name = "{name}"', f'country = "{COUNTRIES[name]}"']
+            lines += self.tables.get(name, [f'url = "file://{path}"'])
         lines += ["[image]", "nice = 0", 'io_class = "none"', "level = 1", self.extra]
         self.config.write_text("\n".join(lines) + "\n")
 
