@@ -224,13 +224,12 @@ def _must_be_apart(states: Sequence[SiteState]) -> None:
     """PolicyError when two sites are one place: that would be one copy, counted twice."""
     places: dict[str, str] = {}
     for state in states:
-        place = state.repository.site.place()
-        if place in places:
+        if state.place in places:
             raise PolicyError(
-                f"sites {places[place]} and {state.name} are one and the same place",
+                f"sites {places[state.place]} and {state.name} are one and the same place",
                 hint="a link or a bind mount leads one to the other; give each site a place of its own",
             )
-        places[place] = state.name
+        places[state.place] = state.name
 
 
 def _run_until_all_had_their_turn(

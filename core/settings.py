@@ -124,7 +124,8 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("site", "token", Kind.TEXT, "", "File with the token that a vault gave this server (https:// only).",
             '"/etc/refloat/falkenstein.token"', pattern=r"(/.*)?"),
     Setting("site", "pin", Kind.TEXT, "", "SHA-256 of the vault's certificate, when it made its own; empty: the "
-            "machine's certificate authorities decide.", '"AB:CD:…"', pattern=r"([0-9A-Fa-f:]{64,95})?"),
+            "machine's certificate authorities decide.",
+            '""', pattern=r"([0-9A-Fa-f:]{64,95})?"),
     Setting("site", "mechanisms", Kind.TEXTS, ("repository",), "In which formats images are kept there.",
             '["repository"]', choices=("repository",)),
     Setting("policy", "accept_same_country", Kind.WORDS, "", "All sites stand in one country.",

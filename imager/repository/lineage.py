@@ -33,6 +33,8 @@ class SiteState:
     journals: list[tuple[Journal, frozenset[str]]] = field(default_factory=list)
     images: tuple[str, ...] = ()
     lost: frozenset[bytes] = frozenset()
+    place: str = ""
+    """What `Site.place` said."""
 
     def same_lineage(self) -> object:
         """Sites for which this is equal are fed alike."""

@@ -66,7 +66,7 @@ def survey(
         packs = frozenset(ref.hex for ref in journal.refs(site) if repository.has_pack(ref))
         if packs:
             found.append((journal, packs))
-    return SiteState(site, repository, parent, found, tuple(names), lost)
+    return SiteState(site, repository, parent, found, tuple(names), lost, repository.site.place())
 
 
 def _check_card(repository: Repository, keys: ServerKeys, monitor: Monitor, *, known: bool) -> None:
