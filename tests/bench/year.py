@@ -70,13 +70,12 @@ def anywhere(rng: random.Random, blocks: int) -> Iterator[int]:
 
 def live(folder: Path, nights: int, blocks: int, churn: Churn, config: RetentionConfig) -> Years:
     """A server after that many nights."""
-    years = Years(folder, blocks=blocks, config=config, pack_bytes=32 << 20)
+    years = Years(folder, blocks=blocks, config=config, pack_bytes=32 << 20, remembers=False)
     years.sites[0] = years.rig.sites[0] = Accounting("de1", clock=lambda: years.now)
     for _ in range(nights):
         for block in churn(years.rng, blocks):
             years.write(block)
         years.night()
-        years.taken.clear()
         years.prune()
         years.gc()
     return years
@@ -100,6 +99,7 @@ def full(folder: Path, years: Years) -> Cost:
     fresh.sites[0] = Accounting("de1")
     fresh.rig = Rig(folder, [fresh.sites[0]], pack_bytes=32 << 20)
     fresh.disk = years.disk
+    fresh.rig.disk().write_bytes(fresh.disk)
     fresh.night()
     return cost(fresh, folder / "out")
 

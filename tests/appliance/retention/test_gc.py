@@ -87,7 +87,8 @@ def test_a_pin_that_comes_while_gc_counts(tmp_path: Path, monkeypatch: pytest.Mo
     years.prune()
     years.now += timedelta(days=8)
     records = Records(years.rig.repository(years.sites[0]))
-    plain, calls = MemorySite.get, []
+    plain = MemorySite.get
+    calls: list[str] = []
 
     def get(site: MemorySite, name: str, offset: int = 0, length: int | None = None) -> bytes:
         if "/maps/" in name and not calls:
