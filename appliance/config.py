@@ -64,6 +64,17 @@ class PolicyConfig(msgspec.Struct, frozen=True, kw_only=True):
     accept_single_site: str = ""
 
 
+class RetentionConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """Which images stay (`appliance.retention.policy`); `delay_days` passes before anything is deleted."""
+
+    daily: int = 12
+    monthly: int = 3
+    yearly: int = 1
+    minimum: int = 3
+    copies: int = 2
+    delay_days: int = 7
+
+
 class KitConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Where the recovery kit's receipt lies; empty: nowhere."""
 
@@ -79,6 +90,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     disks: tuple[DiskConfig, ...] = ()
     image: ImageConfig = ImageConfig()
     sites: tuple[SiteConfig, ...] = ()
+    retention: RetentionConfig = RetentionConfig()
     policy: PolicyConfig = PolicyConfig()
     kit: KitConfig = KitConfig()
 

@@ -21,10 +21,11 @@ from core.monitor import Monitor, Task
 from imager.keys import Identities
 from imager.repository.frames import FRAME_BYTES, Frame, PackRef, digest_bytes
 from imager.repository.manifest import Manifest, SegmentRef
+from imager.repository.moved import Place
 from imager.repository.packs import frames_of
 from imager.repository.reader import OpenImage
 from imager.repository.segments import DATA, Item
-from imager.repository.store import Repository, StoredImage, blamed
+from imager.repository.store import Repository, StoredImage, blamed, place_of
 from imager.spans import BLOCK_BYTES
 
 _PACKS_KNOWN = 64
@@ -107,10 +108,9 @@ class Verify:
             ThreadPoolExecutor(threads, "verify") as pool,
         ):
             for all_frames, users in self._segments():
-                packs: dict[PackRef, list[Frame]] = {}
-                for frame in all_frames:
-                    assert frame.pack is not None  # noqa: S101 - frames of a parsed segment have one
-                    packs.setdefault(frame.pack, []).append(frame)
+                packs: dict[PackRef, list[tuple[Frame, Place]]] = {}
+                for frame, place in self._places(all_frames, users):
+                    packs.setdefault(place.pack, []).append((frame, place))
                 # One segment's packs at a time: memory does not grow with the site.
                 jobs = [pool.submit(self._check_pack, pack, frames, users, task) for pack, frames in packs.items()]
                 for job in jobs:
@@ -144,10 +144,7 @@ class Verify:
             if held is None or held[0] is not frame:
                 name = self._repository.pack_name(frame.pack)
                 with blamed(self._repository.site, name):
-                    held = (
-                        frame,
-                        image.opener.open(frame, image.fetch(frame.pack, frame.offset, frame.length), buffer),
-                    )
+                    held = (frame, image.opener.open(frame, image.fetch([frame])[0], buffer))
             self._compare(image, item, held[1])
             self.report.blocks += 1
 
@@ -218,14 +215,22 @@ class Verify:
                 pass
             return list(segment.frames())
 
-    def _check_pack(self, ref: PackRef, frames: list[Frame], users: set[str], task: Task) -> None:
+    def _places(self, frames: list[Frame], users: set[str]) -> Iterator[tuple[Frame, Place]]:
+        """Frames and where they lie by now; tables that lead nowhere are damage."""
+        for frame in frames:
+            try:
+                yield frame, self._repository.moved.now(place_of(frame))
+            except _WRONG as error:
+                self._damaged(str(error.fields.get("object", "moved/")), _problem(error), users)
+
+    def _check_pack(self, ref: PackRef, frames: list[tuple[Frame, Place]], users: set[str], task: Task) -> None:
         """Every byte of a pack, and all that a signed map says of its frames."""
         name = self._repository.pack_name(ref)
         try:
             with blamed(self._repository.site, name):
                 known = self._known.get(ref.digest) or self._read_pack(ref, name, task)
-                for frame in frames:
-                    if known.get(frame.offset) != _Said(
+                for frame, place in frames:
+                    if known.get(place.offset) != _Said(
                         frame.key_id, frame.number, frame.blocks, frame.length, frame.digest
                     ):
                         raise CorruptError("it does not hold a frame that the map names")

@@ -74,6 +74,7 @@ SECTIONS: tuple[Section, ...] = (
             {"name": '"strasbourg"', "country": '"FR"', "url": '"file:///srv/refloat-fr"'},
         ),
     ),
+    Section("retention", "Which images `refloat prune` keeps; read where it runs, and counted by the sites' clocks."),
     Section("policy", "What `refloat check` refuses unless it is accepted here, in exactly these words."),
     Section("kit", "The recovery kit."),
 )
@@ -128,6 +129,15 @@ SETTINGS: tuple[Setting, ...] = (
             '""', pattern=r"([0-9A-Fa-f:]{64,95})?"),
     Setting("site", "mechanisms", Kind.TEXTS, ("repository",), "In which formats images are kept there.",
             '["repository"]', choices=("repository",)),
+    Setting("retention", "daily", Kind.INTEGER, 12, "Of how many days the last image stays.", "12", low=1, high=36500),
+    Setting("retention", "monthly", Kind.INTEGER, 3, "Of how many past months the last image stays.", "3", high=1200),
+    Setting("retention", "yearly", Kind.INTEGER, 1, "Of how many past years the last image stays.", "1", high=100),
+    Setting("retention", "minimum", Kind.INTEGER, 3, "So many good images stay at each site, whatever their age.", "3",
+            low=1, high=36500),
+    Setting("retention", "copies", Kind.INTEGER, 2, "An image goes only where so many sites have a newer good one "
+            "(all, where there are fewer).", "2", low=1, high=16),
+    Setting("retention", "delay_days", Kind.INTEGER, 7, "Days between the decision that something goes and its "
+            "deletion.", "7", low=1, high=365),
     Setting("policy", "accept_same_country", Kind.WORDS, "", "All sites stand in one country.",
             '"I know that one country is not enough"', sentence="I know that one country is not enough"),
     Setting("policy", "accept_outside_eu", Kind.WORDS, "", "A site stands outside the EU and EEA.",

@@ -179,7 +179,8 @@ class Lineage:
                 _, number, slot = placed[index]
                 frame = result.frames[number].frame
                 self.delta.add(Item(volume, block, 1, DATA, slot, span.masks[index], digest, frame))
-                self.changed_blocks += 1
+                # What is only stored anew, for its frame was worn, did not change.
+                self.changed_blocks += before is None or before.kind != DATA or before.digest != digest
             elif before is not None and self._must_restate(before, span.masks[index]):
                 self.delta.add(before._replace(mask=span.masks[index]))
 

@@ -3,8 +3,9 @@ durable."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -15,6 +16,7 @@ from core.monitor import Monitor
 from imager.keys import ServerKeys
 from imager.repository.journal import Journal
 from imager.repository.lineage import SiteState
+from imager.repository.segments import Segment
 from imager.repository.store import Repository, StoredImage
 
 _FORMAT = "%Y%m%dT%H%M%SZ"
@@ -43,7 +45,8 @@ def survey(
     like that. TrustError when its prefix belongs to another server of the same name, or another server uses these keys.
     """
     site = repository.site.name
-    names = [row.image for row in repository.images()]
+    rows = repository.images()
+    names = [row.image for row in rows]
     seen = _read_seen(state, site)
     if seen is not None and not names:
         raise SiteError(
@@ -63,7 +66,9 @@ def survey(
     for journal in journals:
         if parent is not None and journal.key_id.hex() in parent.manifest.keys:
             continue  # that run was committed here; its journal has nothing to add
-        packs = frozenset(ref.hex for ref in journal.refs(site) if repository.has_pack(ref))
+        # What came before the newest image and is in none may be taken away any moment (docs/keeping.md).
+        since = max((row.received for row in rows), default=None)
+        packs = frozenset(ref.hex for ref in journal.refs(site) if repository.has_pack(ref, since))
         if packs:
             found.append((journal, packs))
     return SiteState(site, repository, parent, found, tuple(names), lost, repository.site.place())
@@ -103,15 +108,12 @@ def _newest_usable(
                 raise TrustError(
                     "it is signed by this server, but is not what this server committed; is the server cloned?"
                 )
-            packs: dict[bytes, int] = {}
-            for layer in stored.manifest.layers:
-                for ref in layer:
-                    for pack in repository.segment(ref, keys.server_id).packs:
-                        packs[pack.digest] = pack.size_bytes
+            for _ in _segments(repository, stored):
+                pass
         except (CorruptError, TrustError, VersionError, ObjectMissingError) as error:
             monitor.warn(f"image {image} at site {repository.site.name} cannot serve as parent: {error.message}")
             continue
-        lost = repository.lost_packs(packs)
+        lost = repository.lost(partial(_segments, repository, stored))
         if lost:
             monitor.warn(
                 f"{len(lost)} packs of image {image} are gone at site {repository.site.name}: what they held is stored "
@@ -119,6 +121,11 @@ def _newest_usable(
             )
         return stored, lost
     return None, frozenset()
+
+
+def _segments(repository: Repository, stored: StoredImage) -> Iterator[Segment]:
+    manifest = stored.manifest
+    return (repository.segment(ref, manifest.server_id) for layer in manifest.layers for ref in layer)
 
 
 def next_image_name(states: Sequence[SiteState], now: datetime) -> str:

@@ -14,8 +14,9 @@ from imager.keys import ID_BYTES, Identities
 from imager.repository.frames import Frame, Opener, PackRef, digest_block
 from imager.repository.layers import clip, stack
 from imager.repository.manifest import SegmentRef, Volume
+from imager.repository.moved import Place
 from imager.repository.segments import Item, Segment
-from imager.repository.store import Repository, StoredImage, blamed
+from imager.repository.store import Repository, StoredImage, blamed, place_of
 
 _T = TypeVar("_T")
 _HINT = "no site that was asked has it whole: `refloat verify` tells which images are touched; take an older one"
@@ -88,21 +89,21 @@ class OpenImage:
         """A map segment, from the first site that has it right."""
         return self._from_any(lambda site: site.segment(ref, self.server_id))
 
+    def _segments(self) -> Iterator[Segment]:
+        return (self.segment(ref) for layer in self.manifest.layers for ref in layer)
+
     def lost(self, volumes: Sequence[Volume]) -> dict[str, list[PackRef]]:
         """Volume name → packs it needs that no site has. Asked before a target is touched.
 
         Cheap while nothing is lost: then only listings and the tables of the map segments are read.
         """
-        packs = {
-            pack.digest: pack.size_bytes
-            for layer in self.manifest.layers
-            for ref in layer
-            for pack in self.segment(ref).packs
-        }
-        gone = frozenset(packs)
+        gone: frozenset[bytes] | None = None
         for site in self.sites:
             with contextlib.suppress(SiteError):
-                gone &= site.lost_packs(packs)
+                lost = site.lost(self._segments)
+                gone = lost if gone is None else gone & lost
+        if gone is None:  # none answered: what it has will show
+            return {}
         found: dict[str, dict[PackRef, None]] = {}
         names = {volume.id: volume.spec.name for volume in volumes}
         for item in self.items(volumes) if gone else ():
@@ -110,28 +111,25 @@ class OpenImage:
                 found.setdefault(names[item.volume], {})[item.frame.pack] = None
         return {name: list(packs) for name, packs in found.items()}
 
-    def fetch(self, pack: PackRef, offset: int, length: int) -> bytes:
-        """Bytes of a pack, from the first site that has them."""
+    def place(self, frame: Frame) -> Place:
+        """Where a frame is at the preferred site, as far as can be told: to fetch together what lies together."""
+        with contextlib.suppress(RefloatError):
+            return self.sites[0].moved.now(place_of(frame))
+        return place_of(frame)
 
-        def get(site: Repository) -> bytes:
-            name = site.pack_name(pack)
-            with blamed(site.site, name):
-                return site.site.get(name, offset, length)
-
-        return self._from_any(get)
+    def fetch(self, frames: Sequence[Frame]) -> list[memoryview]:
+        """The sealed bytes of frames that lie together, from the first site that has them all."""
+        return self._from_any(lambda site: site.sealed(frames))
 
     def plain(self, frame: Frame, sealed: bytes | memoryview, into: memoryview) -> memoryview:
         """A frame opened into `into` (see Opener.open). Where `sealed` proves wrong it is fetched again, from each site
         in turn; the error of the first is raised when none has it right."""
         with contextlib.suppress(CorruptError):
             return self.opener.open(frame, sealed, into)
-        assert frame.pack is not None  # noqa: S101 - frames of a parsed segment have one
-        pack = frame.pack
 
         def again(site: Repository) -> memoryview:
-            name = site.pack_name(pack)
-            with blamed(site.site, name):
-                return self.opener.open(frame, site.site.get(name, frame.offset, frame.length), into)
+            with blamed(site.site, site.pack_name(place_of(frame).pack)):
+                return self.opener.open(frame, site.sealed([frame])[0], into)
 
         return self._from_any(again)
 

@@ -18,10 +18,12 @@ from typing import Protocol
 
 from core.errors import CorruptError, WriteError
 from core.monitor import Monitor, Task
-from imager.repository.frames import FRAME_BYTES, Frame, PackRef
+from imager.repository.frames import FRAME_BYTES, Frame
 from imager.repository.manifest import Volume
+from imager.repository.moved import Place
 from imager.repository.reader import OpenImage
 from imager.repository.segments import DATA, UNUSED, ZERO, Item
+from imager.repository.store import near, place_of
 from imager.repository.view import ImageView
 from imager.spans import BLOCK_BYTES
 from imager.target import Target
@@ -29,8 +31,6 @@ from imager.target import Target
 _WINDOW_BLOCKS = 16 << 10
 _CHECK_THREADS = 2
 _SAMPLE = 64
-_FETCH_BYTES = 4 << 20
-_GAP_BYTES = 64 << 10
 
 
 class Overlay(Protocol):
@@ -156,7 +156,7 @@ class Restore:
         wanted = self._differing(data, pool) if self._worth_comparing(data) else data
         equal = len(data) - len(wanted)
         task.advance(equal * BLOCK_BYTES)
-        self._run(pool, _jobs(wanted), lambda job: self._fetch(job, task))
+        self._run(pool, self._jobs(wanted), lambda job: self._fetch(job, task))
         for item in window:
             if item.kind != DATA:
                 self._idle(item)
@@ -240,17 +240,28 @@ class Restore:
         frames: dict[int, tuple[Frame, list[Item]]] = {}
         for item in job:
             assert item.frame is not None  # noqa: S101 - data items have one
-            frames.setdefault(item.frame.offset, (item.frame, []))[1].append(item)
-        first = min(frames)
-        last = max(frame.offset + frame.length for frame, _ in frames.values())
-        some = next(iter(frames.values()))[0]
-        assert some.pack is not None  # noqa: S101 - frames of a parsed segment have one
-        sealed = memoryview(self._image.fetch(some.pack, first, last - first))
-        for offset, (frame, items) in frames.items():
-            self._place_frame(some.pack, frame, items, sealed[offset - first : offset - first + frame.length])
+            frames.setdefault(id(item.frame), (item.frame, []))[1].append(item)
+        for sealed, (frame, items) in zip(
+            self._image.fetch([frame for frame, _ in frames.values()]), frames.values(), strict=True
+        ):
+            self._place_frame(frame, items, sealed)
             task.advance(len(items) * BLOCK_BYTES)
 
-    def _place_frame(self, pack: PackRef, frame: Frame, items: list[Item], sealed: memoryview) -> None:
+    def _jobs(self, items: Iterable[Item]) -> Iterator[list[Item]]:
+        """Items by the pack they lie in now, each pack's cut into ranges worth one request; places of a window only
+        are kept."""
+        places: dict[int, Place] = {}
+
+        def place(item: Item) -> Place:
+            assert item.frame is not None  # noqa: S101 - data items have one
+            found = places.get(id(item.frame))
+            if found is None:
+                found = places[id(item.frame)] = self._image.place(item.frame)
+            return found
+
+        return near(items, place)
+
+    def _place_frame(self, frame: Frame, items: list[Item], sealed: memoryview) -> None:
         plain, scratch = self._buffers()
         self._image.plain(frame, sealed, plain)
         for run in _neighbours(items, same_frame=True):
@@ -261,7 +272,7 @@ class Restore:
                     raise CorruptError(
                         f"block {item.block} of the image does not have the digest its map states",
                         hint="take the image from the other site",
-                        object=self._image.sites[0].pack_name(pack),
+                        object=self._image.sites[0].pack_name(place_of(frame).pack),
                         site=self._image.sites[0].site.name,
                     )
             place = self._places[run[0].volume]
@@ -396,29 +407,3 @@ def _neighbours(items: Iterable[Item], *, same_frame: bool = False) -> Iterator[
         run.append(item)
     if run:
         yield run
-
-
-def _jobs(items: Iterable[Item]) -> Iterator[list[Item]]:
-    """Items by pack, each pack's cut into ranges worth one request."""
-    packs: dict[PackRef, list[Item]] = {}
-    for item in items:
-        assert item.frame is not None and item.frame.pack is not None  # noqa: S101 - data items of a parsed segment
-        packs.setdefault(item.frame.pack, []).append(item)
-    for found in packs.values():
-        found.sort(key=_place_in_pack)
-        job: list[Item] = []
-        start = end = 0
-        for item in found:
-            offset, length = _place_in_pack(item)[0], item.frame.length if item.frame else 0
-            if job and offset + length > end and (offset - end > _GAP_BYTES or offset + length - start > _FETCH_BYTES):
-                yield job
-                job = []
-            if not job:
-                start = offset
-            job.append(item)
-            end = max(end, offset + length)
-        yield job
-
-
-def _place_in_pack(item: Item) -> tuple[int, int]:
-    return (item.frame.offset if item.frame else 0, item.slot)

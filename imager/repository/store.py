@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import TypeVar
 
 from blake3 import blake3
 
@@ -18,9 +19,10 @@ from core.errors import (
     ObjectMissingError,
     RefloatError,
     StateError,
+    VersionError,
 )
 from core.files import replace
-from imager.repository.frames import PackRef, digest_bytes
+from imager.repository.frames import Frame, PackRef, digest_bytes
 from imager.repository.manifest import (
     CARD_MAX,
     MANIFEST_MAX,
@@ -32,8 +34,13 @@ from imager.repository.manifest import (
     decode_manifest,
     decode_server_card,
 )
+from imager.repository.moved import HOPS_MAX, Moved, Place, digest_in
 from imager.repository.segments import Item, Segment, digest_of
 from imager.sites.base import Buffer, Site
+
+T = TypeVar("T")
+_FETCH_BYTES = 4 << 20
+_GAP_BYTES = 64 << 10
 
 
 @dataclass(frozen=True)
@@ -83,6 +90,7 @@ class Repository:
             )
         self.site, self.server, self._cache = site, server, cache
         self.prefix = f"servers/{server}/"
+        self.moved = Moved(site, self.prefix)
 
     def pack_name(self, ref: PackRef) -> str:
         return f"{self.prefix}packs/{ref.hex[:2]}/{ref.hex}"
@@ -196,11 +204,68 @@ class Repository:
         """Which of these (digest → size) are not at the site with their size. One listing, not a question each."""
         lost = set(packs)
         for info in self.site.list(f"{self.prefix}packs/"):
-            with contextlib.suppress(ValueError):
-                digest = bytes.fromhex(info.name.rsplit("/", 1)[1])
-                if packs.get(digest) == info.size_bytes:
-                    lost.discard(digest)
+            digest = digest_in(info.name)
+            if digest is not None and packs.get(digest) == info.size_bytes:
+                lost.discard(digest)
         return frozenset(lost)
+
+    def lost(self, segments: Callable[[], Iterable[Segment]]) -> frozenset[bytes]:
+        """Packs named by these segments that the site neither has nor has moved, frame by frame. `segments` is gone
+        through twice where packs were moved."""
+        gone = self.lost_packs({pack.digest: pack.size_bytes for each in segments() for pack in each.packs})
+        moved = {digest for digest in gone if self.moved.is_listed(PackRef(digest, 1))}
+        if not moved:
+            return gone
+        lost, needs = set(gone - moved), dict[PackRef, set[bytes]]()
+        for segment in segments():
+            for frame in segment.frames() if any(pack.digest in moved for pack in segment.packs) else ():
+                if frame.pack is not None and frame.pack.digest in moved and frame.pack.digest not in lost:
+                    try:
+                        place = self.moved.now(place_of(frame))
+                    except (CorruptError, VersionError):  # of the table: what it was to tell is not known
+                        lost.add(frame.pack.digest)
+                    else:
+                        needs.setdefault(place.pack, set()).add(frame.pack.digest)
+        still = self.lost_packs({pack.digest: pack.size_bytes for pack in needs})
+        return frozenset(lost).union(*(old for pack, old in needs.items() if pack.digest in still))
+
+    def sealed(self, frames: Sequence[Frame]) -> list[memoryview]:
+        """The sealed bytes of frames, best of one pack and near each other: then that is one request.
+
+        What was moved is compared with the digest that the map states; what was not, proves itself when it is opened.
+        """
+        try:
+            return self._sealed(frames, [self.moved.now(place_of(frame)) for frame in frames])
+        except (ObjectMissingError, CorruptError, VersionError):
+            return [self._step_by_step(frame) for frame in frames]
+
+    def _sealed(self, frames: Sequence[Frame], places: Sequence[Place]) -> list[memoryview]:
+        found: dict[int, memoryview] = {}
+        for group in near(range(len(frames)), places.__getitem__):
+            pack, start = places[group[0]].pack, places[group[0]].offset
+            end = max(places[index].offset + places[index].length for index in group)
+            with blamed(self.site, self.pack_name(pack)):
+                data = memoryview(self.site.get(self.pack_name(pack), start, end - start))
+                for index in group:
+                    at = places[index].offset - start
+                    found[index] = data[at : at + places[index].length]
+                    if pack != frames[index].pack and digest_bytes(found[index]) != frames[index].digest:
+                        raise CorruptError("a frame that was moved there is not the one the map means")
+        return [found[index] for index in range(len(frames))]
+
+    def _step_by_step(self, frame: Frame) -> memoryview:
+        """From where the map says on, one table after the other: the listing may be old, or a table wrong."""
+        place, failure = place_of(frame), None
+        for _ in range(HOPS_MAX):
+            try:
+                return self._sealed([frame], [place])[0]
+            except (ObjectMissingError, CorruptError) as error:
+                failure = failure or error
+            further = self.moved.next(place)
+            if further is None:
+                break
+            place = further
+        raise failure or CorruptError("tables of moved frames go in a circle")
 
     def has_object(self, name: str) -> bool:
         """Whether there is an object of that name."""
@@ -210,9 +275,38 @@ class Repository:
             return False
         return True
 
-    def has_pack(self, ref: PackRef) -> bool:
-        """Whether the pack is there with its size."""
+    def has_pack(self, ref: PackRef, since: datetime | None = None) -> bool:
+        """Whether the pack is there with its size, and came later than `since`."""
         try:
-            return self.site.stat(self.pack_name(ref)).size_bytes == ref.size_bytes
+            info = self.site.stat(self.pack_name(ref))
         except ObjectMissingError:
             return False
+        return info.size_bytes == ref.size_bytes and (since is None or info.received > since)
+
+
+def place_of(frame: Frame) -> Place:
+    """Where the map says that a frame is."""
+    assert frame.pack is not None, "frames of a parsed segment have one"  # noqa: S101
+    return Place(frame.pack, frame.offset, frame.length)
+
+
+def near(things: Iterable[T], place: Callable[[T], Place]) -> Iterator[list[T]]:
+    """Things by pack, ascending, each pack's cut into ranges worth one request."""
+    packs: dict[PackRef, list[T]] = {}
+    for each in things:
+        packs.setdefault(place(each).pack, []).append(each)
+    for found in packs.values():
+        found.sort(key=lambda each: place(each).offset)
+        group: list[T] = []
+        start = end = 0
+        for each in found:
+            at = place(each)
+            stop = at.offset + at.length
+            if group and stop > end and (at.offset - end > _GAP_BYTES or stop - start > _FETCH_BYTES):
+                yield group
+                group = []
+            if not group:
+                start = at.offset
+            group.append(each)
+            end = max(end, stop) if len(group) > 1 else stop
+        yield group

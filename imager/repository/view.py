@@ -107,6 +107,5 @@ class ImageView:
         return block
 
     def _open(self, frame: Frame) -> bytes:
-        assert frame.pack is not None  # noqa: S101 - frames of a parsed segment have one
-        sealed = self.image.fetch(frame.pack, frame.offset, frame.length)
+        (sealed,) = self.image.fetch([frame])
         return bytes(self.image.plain(frame, sealed, memoryview(bytearray(FRAME_BYTES))))

@@ -1,4 +1,5 @@
-"""The process that is killed: `python -m tests.soak.child WORK FOLDER POINT`. WORK is image, restore or verify.
+"""The process that is killed: `python -m tests.soak.child WORK FOLDER POINT`. WORK is image, restore, verify,
+prune or gc.
 
 POINT is `KIND NTH MODE`: SIGKILL to itself before, after or half-way through the NTH call of KIND. Kinds: a site's verb
 (`de:put`), a system call (`os:link`), a record of the journal (`journal`), a hole punched in a target (`punch`),
@@ -26,6 +27,7 @@ from imager.sites.base import Site
 from imager.sites.fault import Fault, Rule, What
 from imager.sites.wrap import Retry
 from imager.target import Target
+from tests.soak.keeping import collect, pruner
 from tests.soak.stage import SITES, Stage, restore_into
 
 CALLS = ("fsync", "fdatasync", "link", "replace", "unlink", "mkdir", "pwrite", "preadv", "ftruncate")
@@ -139,7 +141,17 @@ def verify(stage: Stage, trap: Trap) -> None:
         stage.verify(name).report.raise_for_status()
 
 
-WORKS = {"image": image, "restore": restore, "verify": verify}
+def prune(stage: Stage, trap: Trap) -> None:
+    stage.sites = {name: trap.site(stage.sites[name], lambda _: None) for name in SITES}
+    pruner(stage).run("de", apply=True)
+
+
+def gc(stage: Stage, trap: Trap) -> None:
+    stage.sites = {name: trap.site(stage.sites[name], lambda _: None) for name in SITES}
+    collect(stage, "de")
+
+
+WORKS = {"image": image, "restore": restore, "verify": verify, "prune": prune, "gc": gc}
 
 
 def main(work: str, folder: str, point: str) -> None:

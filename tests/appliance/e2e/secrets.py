@@ -25,6 +25,6 @@ def plain_frames(server: Server, image: str, site: str = "de") -> Iterator[bytes
         if item.kind == DATA and frame is not None and frame.pack is not None:
             if (frame.pack.digest, frame.offset) not in seen:
                 seen.add((frame.pack.digest, frame.offset))
-                sealed = opened.fetch(frame.pack, frame.offset, frame.length)
+                sealed = opened.fetch([frame])[0]
                 yield bytes(opened.opener.open(frame, sealed, buffer))
     repository.site.close()
