@@ -10,11 +10,12 @@ import os
 import stat
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from appliance.check import Finding, Status, fail, ok, reach_sites, warn
-from appliance.config import Config
+from appliance.config import Config, SiteConfig
 from appliance.kit import KitServer
 from appliance.receipt import Receipt, compare_kit, decode_receipt
 from appliance.tools import look
@@ -40,13 +41,14 @@ def examine_machine(runner: Runner) -> list[Finding]:
 
 
 def examine_server(
-    config: Config, open_site: Callable[[str, str], Site] | None, receipt: Receipt | None, runner: Runner
+    config: Config, open_place: Callable[[SiteConfig], Site] | None, receipt: Receipt | None, runner: Runner
 ) -> list[Finding]:
-    """What a server needs besides. `open_site` None: sites are not asked; `receipt` None: the configured one counts."""
+    """What a server needs besides. `open_place` None: sites are not asked; `receipt` None: the configured one
+    counts."""
     keys, server = check_keys(config)
     found = [*check_disks(config), *_storage(config, runner), check_state(config.state_path), keys]
-    if open_site is not None:
-        found += reach_sites([(site.name, site.url) for site in config.sites], open_site)
+    if open_place is not None:
+        found += reach_sites([(site.name, partial(open_place, site)) for site in config.sites])
     return found + check_receipt(config, receipt, server)
 
 

@@ -18,6 +18,8 @@ from pathlib import Path
 
 from appliance.config import Config, SiteConfig
 from appliance.hold import holding
+from appliance.locks import renew_all
+from appliance.places import open_place
 from appliance.sweep import sweeping
 from appliance.tracking import Tracking
 from core.errors import (
@@ -47,7 +49,6 @@ from imager.repository.lineage import SiteState
 from imager.repository.manifest import NOTE_MAX, Volume
 from imager.repository.parents import next_image_name, remember_attempt, remember_commit, survey, sweep_cache
 from imager.repository.store import Repository
-from imager.sites import open_site
 from imager.sites.base import Site
 from imager.sites.wrap import Retry
 from imager.source import be_polite
@@ -192,6 +193,8 @@ def _image(
         configured = [each.name for each in config.sites]
         terms.kept.update(tracking.conclude(outcome.image, done, outcome.volumes, zeros, configured, runner, monitor))
     outcome.sites.extend(done)
+    committed = {each.name for each in done if each.status == "committed"}
+    renew_all([each.repository for each in states if each.name in committed], keys, state, monitor)
     return outcome
 
 
@@ -282,7 +285,7 @@ def _own(config: Config) -> list[str]:
 
 def connect(entry: SiteConfig) -> Site:
     """The configured site, with transient faults retried."""
-    return Retry(open_site(entry.name, entry.url))
+    return Retry(open_place(entry))
 
 
 def _chosen(config: Config, only: Sequence[str]) -> list[SiteConfig]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import click
@@ -12,6 +13,7 @@ from appliance.cli.common import Context, FilePath, command
 from appliance.cli.findings import emit_findings
 from appliance.doctor import examine_machine, examine_server, stoppers
 from appliance.kit import open_kit
+from appliance.places import open_place
 from appliance.receipt import Receipt, decode_receipt, receipt_of
 from appliance.unlock import read_text
 from core.errors import ToolError
@@ -37,11 +39,11 @@ def doctor(context: Context, kit_file: Path | None, offline: bool, rescue: bool)
     """
     receipt = _receipt(context, kit_file) if kit_file else None
     findings = examine_machine(SystemRunner())
-    opener = None if offline else open_site
+    opener = None if offline else open_place
     if not (rescue or (receipt and context.lacks_config)):
         findings += examine_server(context.config, opener, receipt, SystemRunner())
     elif receipt and opener:
-        findings += reach_sites([(site.name, site.url) for site in receipt.sites], opener)
+        findings += reach_sites([(site.name, partial(open_site, site.name, site.url)) for site in receipt.sites])
     emit_findings(context, findings)
     if stopped := stoppers(findings):
         raise ToolError(

@@ -1,14 +1,14 @@
 """`s3://bucket/prefix`: a site in any object store that speaks S3. One S3Site for one run.
 
-* **Create-only** is `If-None-Match: *`. A store that ignores it is noticed at the first put (`probe_create`); then each put
-  asks first whether the name is taken, which keeps an honest run from overwriting, and no race apart.
-* **Versions**: in a bucket that keeps them, an object is the *oldest* version of its name: whoever overwrites or deletes it
-  later (a delete marker) changes nothing that is read here. `delete` removes the versions themselves.
+* **Create-only** is `If-None-Match: *`. A store that ignores it is noticed at the first put (`probe_create`); then
+  each put asks first whether the name is taken, which keeps an honest run from overwriting, and no race apart.
+* **Versions**: in a bucket that keeps them, an object is the *oldest* version of its name: whoever overwrites or
+  deletes it later (a delete marker) changes nothing that is read here. `delete` removes the versions themselves.
 * **Object Lock**: with `lock_days`, what a restore needs is put with a lock of that many days, by the store's clock;
   `imager.sites.s3lock` renews it and says what a bucket protects.
 
-Keys that are no object names are not listed; `.refloat/…` are the driver's own. `received` is LastModified, in whole seconds.
-A put is one request: packs end at 64 MiB, and only a single request can be create-only everywhere.
+Keys that are no object names are not listed; `.refloat/…` are the driver's own. `received` is LastModified, in whole
+seconds. A put is one request: packs end at 64 MiB, and only a single request can be create-only everywhere.
 May import core and `imager.sites`.
 """
 
@@ -33,8 +33,8 @@ _VERSIONS_KNOWN = 65_536
 
 
 class S3Site:
-    """The keys below `prefix` of `bucket` as a site. `lock_days` 0: nothing is locked; `lock_mode` is one of LOCK_MODES.
-    Safe to use from several threads."""
+    """The keys below `prefix` of `bucket` as a site. `lock_days` 0: nothing is locked; `lock_mode` is one of
+    LOCK_MODES. Safe to use from several threads."""
 
     def __init__(
         self,
@@ -167,14 +167,15 @@ class S3Site:
         return (self.client.now() + timedelta(days=self.lock_days)).replace(microsecond=0)
 
     def is_versioned(self) -> bool:
-        """Whether objects are read by version. Asked once; where that is forbidden, versions are if they can be listed."""
+        """Whether objects are read by version. Asked once; where that is forbidden, versions are if they can be
+        listed."""
         if self._versioned is None:
             self._versioned = self._ask_versioned()
         return self._versioned
 
     def is_create_only(self) -> bool:
-        """Whether the store refuses a create-only put of a name that is taken. Found out once, by a probe; False as well
-        when these credentials may not put the probe."""
+        """Whether the store refuses a create-only put of a name that is taken. Found out once, by a probe; False as
+        well when these credentials may not put the probe."""
         if self._create_only is None:
             try:
                 self._create_only = self.probe_create()
@@ -290,9 +291,7 @@ class S3Site:
         )
 
     def _strange(self, name: str) -> SiteError:
-        return SiteError(
-            f"{self.name}: {name}: its list is out of order", site=self.name, name=name, transient=False
-        )
+        return SiteError(f"{self.name}: {name}: its list is out of order", site=self.name, name=name, transient=False)
 
 
 def _is_name(name: str) -> bool:

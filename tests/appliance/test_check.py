@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
@@ -127,10 +128,10 @@ def test_a_site_that_is_down_is_a_finding_and_the_next_is_still_asked() -> None:
     log: list[str] = []
     answers: dict[str, list[ObjectInfo] | SiteError] = {"a": SiteError("a: is down", hint="wait"), "b": []}
 
-    def opened(name: str, url: str) -> Site:
+    def opened(name: str) -> Site:
         return _Answers(name, answers[name], log)  # type: ignore[return-value]
 
-    found = reach_sites([("a", "x://a"), ("b", "x://b")], opened)
+    found = reach_sites([(name, partial(opened, name)) for name in "ab"])
     assert [(each.status, each.message, each.hint) for each in found] == [
         (Status.FAIL, "is down", "wait"),
         (Status.OK, "reachable, and empty", ""),

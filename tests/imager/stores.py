@@ -1,7 +1,7 @@
 """Real object stores for tests, each a process of its own on a free port of this machine: rclone and moto.
 
-No single one is enough: `rclone serve s3` checks signatures and digests and ignores create-only puts and versions; moto has
-create-only puts, versions and Object Lock, and takes any key.
+No single one is enough: `rclone serve s3` checks signatures and digests and ignores create-only puts and versions;
+moto has create-only puts, versions and Object Lock, and takes any key.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def rclone(root: Path) -> Iterator[int]:
     """`rclone serve s3` over a folder; the port."""
     port = _free()
     command = [str(Path(sys.executable).parent / "rclone"), "serve", "s3", "--addr", f"127.0.0.1:{port}",
-               "--auth-key", f"{KEY},{SECRET}", "--vfs-cache-mode", "off", "--config", "/dev/null", str(root)]  # fmt: skip
+               "--auth-key", f"{KEY},{SECRET}", "--config", "/dev/null", str(root)]  # fmt: skip
     with _running(command, port, root.parent):
         yield port
 

@@ -118,7 +118,8 @@ def site(
 
 @pytest.fixture
 def rounds(request: pytest.FixtureRequest) -> timedelta:
-    """How far back the clock of the test's site may round: the kernel stamps files with its last tick, up to 10 ms back."""
+    """How far back the clock of the test's site may round: the kernel stamps files with its last tick, up to 10 ms
+    back."""
     return _ROUNDS.get(request.node.callspec.params["site"], timedelta(milliseconds=50))
 
 
