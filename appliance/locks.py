@@ -2,7 +2,7 @@
 
 A lock that ends under an object still referenced protects nothing (docs/sites.md). A *pass* locks everything that
 any image at the site needs for a whole term; one is due when the last is half a term old, so between passes no lock
-of theirs falls below half, and no object needs to be asked how long it still has. Its note is local: lost, the pass
+of theirs falls below half, and most nights nothing needs to be asked. Its note is local: lost, the pass
 is only made again. May import `appliance.catalog`, `imager`, `core`.
 """
 
@@ -37,7 +37,7 @@ class _Note(msgspec.Struct, frozen=True):
 
 
 def renew(repository: Repository, pin: KitServer, state: Path, monitor: Monitor) -> int:
-    """Renew the locks at this site if that is due; how many were. 0 where nothing is locked.
+    """Renew the locks at this site if that is due; how many objects were looked at. 0 where nothing is locked.
 
     SiteError when the store refuses or does not answer: the pass is then due again the next time.
     """
@@ -161,7 +161,7 @@ def _is_due(path: Path, locks: Locks, now: datetime) -> bool:
     age = now - note.renewed.astimezone(UTC)
     # a day of grace: tomorrow's run may come late
     return (note.days, note.mode) != (locks.term.days, locks.mode) or not (
-        timedelta(0) <= age < locks.term / 2 - timedelta(days=1)
+        -timedelta(days=1) <= age < locks.term / 2 - timedelta(days=1)
     )
 
 

@@ -110,7 +110,13 @@ class Client:
         except botocore.exceptions.SSLError as error:
             hint = "is `site.endpoint` right, and its certificate by an authority that this machine knows?"
             raise self._error(f"is not trusted: {error}", name, hint, transient=False) from error
-        except (botocore.exceptions.HTTPClientError, urllib3.exceptions.HTTPError, OSError) as error:
+        except (
+            botocore.exceptions.ConnectionError,
+            botocore.exceptions.HTTPClientError,
+            botocore.exceptions.IncompleteReadError,
+            urllib3.exceptions.HTTPError,
+            OSError,
+        ) as error:
             raise self._error(f"does not answer: {error}", name, None, transient=True) from error
         except botocore.exceptions.BotoCoreError as error:  # a profile or region that is none, an answer that is no XML
             raise self._error(str(error), name, None, transient=False) from error

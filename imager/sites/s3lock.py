@@ -56,18 +56,16 @@ class Locks:
         return self._retry.tried(lambda _: _until(self._site.head(name)))
 
     def renew(self, name: str) -> None:
-        """Lock it for a whole term from now. Never shortens: a lock that ends later stays."""
+        """Lock it for a whole term from now, unless a lock holds it that ends later, or up to a day earlier."""
         self._retry.tried(lambda _: self._renew(name))
 
     def _renew(self, name: str) -> None:
         site, until = self._site, self._site.until()
+        held = _until(site.head(name))
+        if held is not None and held > until - timedelta(days=1):
+            return
         wanted: dict[str, Any] = {"Mode": site.lock_mode.upper(), "RetainUntilDate": until}
-        try:
-            site.client.ask("put_object_retention", name, Key=site.key(name), **site.version(name), Retention=wanted)
-        except SiteError as error:
-            held = _until(site.head(name)) if is_denied(error) else None
-            if held is None or held < until:
-                raise
+        site.client.ask("put_object_retention", name, Key=site.key(name), **site.version(name), Retention=wanted)
 
 
 def locks_of(site: Site) -> Locks | None:
