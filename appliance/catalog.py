@@ -10,14 +10,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from appliance.connect import connect
 from appliance.kit import KitServer
+from appliance.places import open_place
 from appliance.unlock import Unlock
 from core.errors import ConfigError, KeyMissingError, ObjectMissingError, RefloatError, SiteError, TrustError
 from core.monitor import Monitor
 from imager.repository.manifest import TIME
 from imager.repository.reader import OpenImage
 from imager.repository.store import Repository, StoredImage
+from imager.sites.wrap import Retry
 
 
 @dataclass
@@ -40,7 +41,7 @@ class Catalog:
         chosen = [unlock.site(name) for name in only] if only else list(unlock.sites)
         if not chosen:
             raise ConfigError("no site is known", hint="give --kit, a configuration with sites, or --site NAME=URL")
-        self.sites = [connect(each) for each in chosen]
+        self.sites = [Retry(open_place(each)) for each in chosen]
 
     def servers(self) -> list[str]:
         """Names of the servers that are pinned."""

@@ -15,6 +15,7 @@ import msgspec
 from appliance.config import Config, SiteConfig
 from core.errors import RefloatError
 from imager.sites.base import Site
+from imager.sites.s3lock import Protection, locks_of, protection
 
 #: Member states, <https://european-union.europa.eu/principles-countries-history/eu-countries_en> (27 since 2020-02-01).
 EU = frozenset("AT BE BG CY CZ DE DK EE ES FI FR GR HR HU IE IT LT LU LV MT NL PL PT RO SE SI SK".split())
@@ -114,6 +115,8 @@ def _overlaps(sites: Sequence[SiteConfig]) -> list[Finding]:
     """Two names for one place are one place."""
     found = []
     for first, second in itertools.combinations(sites, 2):
+        if first.endpoint.rstrip("/") != second.endpoint.rstrip("/"):
+            continue
         one, other = _place(first.url), _place(second.url)
         if one[:2] == other[:2] and (_below(one[2], other[2]) or _below(other[2], one[2])):
             message = f"{first.name} and {second.name} are the same place, or one holds the other"
@@ -170,8 +173,8 @@ def _disks(config: Config) -> Finding:
 
 
 def reach_sites(sites: Iterable[tuple[str, Callable[[], Site]]]) -> list[Finding]:
-    """Ask each, by its name and what opens it, for its first object. A site that answers wrongly is a finding, never an
-    exception."""
+    """Ask each (name, what opens it) for its first object, and an object store for what it protects. A site that
+    answers wrongly is a finding, never an exception."""
     found = []
     places: dict[str, str] = {}
     for name, opened in sites:
@@ -183,6 +186,7 @@ def reach_sites(sites: Iterable[tuple[str, Callable[[], Site]]]) -> list[Finding
                 if other != name:
                     hint = "a link or a bind mount leads one to the other; give each site a place of its own"
                     found.append(fail("sites", f"{other} and {name} are one and the same place", hint))
+                found += check_store(name, site)
             finally:
                 site.close()
         except RefloatError as error:
@@ -191,3 +195,36 @@ def reach_sites(sites: Iterable[tuple[str, Callable[[], Site]]]) -> list[Finding
         else:
             found.append(ok(f"site {name}", "reachable" if first else "reachable, and empty"))
     return found
+
+
+def check_store(name: str, site: Site) -> list[Finding]:
+    """What an object store protects, tried with this server's own credentials; nothing for other sites."""
+    told = protection(site)
+    if told is None:
+        return []
+    locks = locks_of(site)
+    return [_write_only(name, told), *_create_only(name, told), _locking(name, told, locks.term.days if locks else 0)]
+
+
+def _write_only(name: str, told: Protection) -> Finding:
+    if told.write_only:
+        how = "versions cannot be removed" if told.undeletable else "nothing can be overwritten or deleted"
+        return ok(f"site {name}", f"write-only for these credentials: {how}")
+    hint = "turn on Object Lock (site.lock_days), or forbid deletes and puts that are not create-only: docs/sites.md"
+    return warn(f"site {name}", "not write-only: whoever has this server's credentials can destroy what is there", hint)
+
+
+def _create_only(name: str, told: Protection) -> list[Finding]:
+    if told.create_only:
+        return []
+    hint = "keep to one writer; Refloat asks before each put, which no race stops"
+    return [warn(f"site {name}", "the store ignores create-only puts (If-None-Match)", hint)]
+
+
+def _locking(name: str, told: Protection, days: int) -> Finding:
+    if days and told.lock is False:
+        hint = "make a bucket with Object Lock, or take site.lock_days out"
+        return fail(f"site {name}", "site.lock_days is set, but the bucket has no Object Lock", hint)
+    if days:
+        return ok(f"site {name}", f"objects are locked for {days} days, and longer while they are needed")
+    return warn(f"site {name}", "no Object Lock", "set site.lock_days (docs/sites.md); it is allowed without")

@@ -45,15 +45,22 @@ class ImageConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SiteConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """A place that keeps images; `country` is ISO 3166-1 alpha-2; `token` the path of a vault's token, `pin` the
-    SHA-256 of its certificate."""
+    """A place that keeps images; `country` is ISO 3166-1 alpha-2. `token` is the path of a vault's token, `pin` the
+    SHA-256 of its certificate. `secrets`, by name, come from a recovery kit only."""
 
     name: str
     country: str
     url: str
     token: str = ""
     pin: str = ""
+    endpoint: str = ""
+    region: str = ""
+    credentials: str = ""
+    profile: str = ""
+    lock_days: int = 0
+    lock_mode: str = "governance"
     mechanisms: tuple[str, ...] = ("repository",)
+    secrets: dict[str, str] = {}
 
 
 class PolicyConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -123,7 +130,12 @@ def parse_config(text: str) -> Config:
         except ConfigError as error:
             raise ConfigError(f"recipients[{number}]: {error.message}", hint=error.hint) from error
     _unique("site.name", [site.name for site in config.sites])
-    _unique("site.url", [site.url.rstrip("/") for site in config.sites])
+    _unique("site.url", [f"{site.url.rstrip('/')} {site.endpoint}".rstrip() for site in config.sites])
+    for site in config.sites:
+        if 0 < site.lock_days < 7:  # renewed by nightly runs, of which some may fail
+            raise ConfigError(
+                f"site.lock_days: {site.lock_days} is too short to be renewed in time", hint="at least 7; 30 is usual"
+            )
     _unique("disk.path", [os.path.normpath(disk.path) for disk in config.disks])
     _unique("disk.name", [disk.name for disk in config.disks if disk.name])
     _unique("recipients", list(config.recipients))

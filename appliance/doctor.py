@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 from appliance.check import Finding, Status, fail, ok, reach_sites, warn
 from appliance.config import Config
-from appliance.connect import open_configured
 from appliance.kit import KitServer
+from appliance.places import open_place
 from appliance.receipt import Receipt, compare_kit, decode_receipt
 from appliance.tools import look
 from appliance.unlock import read_text
@@ -44,7 +44,7 @@ def examine_server(config: Config, receipt: Receipt | None, runner: Runner, *, o
     keys, server = check_keys(config)
     found = [*check_disks(config), *_storage(config, runner), check_state(config.state_path), keys]
     if not offline:
-        found += reach_sites((site.name, functools.partial(open_configured, site)) for site in config.sites)
+        found += reach_sites((site.name, functools.partial(open_place, site)) for site in config.sites)
     return found + check_receipt(config, receipt, server)
 
 

@@ -17,8 +17,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from appliance.config import Config, SiteConfig
-from appliance.connect import open_configured
 from appliance.hold import holding
+from appliance.locks import renew_all
+from appliance.places import open_place
 from appliance.sweep import sweeping
 from appliance.tracking import Tracking
 from core.errors import (
@@ -48,6 +49,8 @@ from imager.repository.lineage import SiteState
 from imager.repository.manifest import NOTE_MAX, Volume
 from imager.repository.parents import next_image_name, remember_attempt, remember_commit, survey, sweep_cache
 from imager.repository.store import Repository
+from imager.sites.base import Site
+from imager.sites.wrap import Retry
 from imager.source import be_polite
 
 #: A site may have to read the whole map back when the server lost its cache.
@@ -190,6 +193,8 @@ def _image(
         configured = [each.name for each in config.sites]
         terms.kept.update(tracking.conclude(outcome.image, done, outcome.volumes, zeros, configured, runner, monitor))
     outcome.sites.extend(done)
+    committed = {each.name for each in done if each.status == "committed"}
+    renew_all([each.repository for each in states if each.name in committed], keys, state, monitor)
     return outcome
 
 
@@ -203,7 +208,7 @@ def _survey(
 
     def ask(entry: SiteConfig) -> None:
         try:
-            repository = Repository(open_configured(entry), config.server, config.state_path / "maps")
+            repository = Repository(connect(entry), config.server, config.state_path / "maps")
             answers[entry.name] = survey(repository, keys, config.state_path, journals, monitor)
         except RefloatError as error:
             answers[entry.name] = error
@@ -275,6 +280,11 @@ def _own(config: Config) -> list[str]:
     """What this program writes to while it images: freezing that would stop it."""
     sites = [url.removeprefix("file://") for url in (each.url for each in config.sites) if url.startswith("file://")]
     return [config.state, *sites]
+
+
+def connect(entry: SiteConfig) -> Site:
+    """The configured site, with transient faults retried."""
+    return Retry(open_place(entry))
 
 
 def _chosen(config: Config, only: Sequence[str]) -> list[SiteConfig]:

@@ -11,9 +11,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import msgspec
+
 from appliance.config import Config
-from appliance.connect import known
 from appliance.kit import Kit, KitServer, KitSite, open_kit, parse_server
+from appliance.places import kit_site
 from appliance.seal import TEXT_MAX
 from core.errors import ConfigError, KeyMissingError, TrustError
 from imager.keys import Identities, ServerKeys
@@ -134,11 +136,18 @@ def _own(config: Config | None, kit: Kit | None) -> tuple[KitServer, ...]:
 
 
 def _sites_of(config: Config | None) -> tuple[KitSite, ...]:
-    return tuple(map(known, config.sites)) if config else ()
+    return tuple(kit_site(site) for site in config.sites) if config else ()
 
 
 def _merge(first: Sequence[KitSite], then: Sequence[KitSite]) -> tuple[KitSite, ...]:
-    return tuple(({site.name: site for site in first} | {site.name: site for site in then}).values())
+    """The later ones stand for earlier ones of their name, but keep the credentials that they do not give."""
+    found = {site.name: site for site in first}
+    for site in then:
+        old = found.get(site.name)
+        if old is not None and old.url == site.url:  # never to another place than they were given for
+            site = msgspec.structs.replace(site, credentials={**old.credentials, **site.credentials})
+        found[site.name] = site
+    return tuple(found.values())
 
 
 def _placed(sites: Sequence[KitSite], places: Sequence[str]) -> tuple[KitSite, ...]:

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from appliance.catalog import load_pinned
 from appliance.kit import KitServer
+from appliance.locks import LockReport
 from core.errors import CorruptError, ObjectMissingError, RefloatError, TrustError, VersionError
 from core.monitor import Monitor, Task
 from imager.keys import Identities
@@ -64,15 +65,18 @@ class VerifyReport:
     read_bytes: int = 0
     blocks: int = 0
     damage: list[Damage] = field(default_factory=list)
+    locks: list[LockReport] = field(default_factory=list)
 
     def raise_for_status(self) -> None:
-        """CorruptError when anything is damaged."""
+        """CorruptError when anything is damaged, PolicyError when something that is to be locked is not."""
         if self.damage:
             first = self.damage[0]
             raise CorruptError(
                 f"{len(self.damage)} damaged: {first.object} at site {first.site}: {first.problem}",
                 hint="restore from the other site until it is repaired; the report names every image that is touched",
             )
+        for each in self.locks:
+            each.raise_for_status()
 
 
 class Verify:

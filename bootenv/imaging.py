@@ -14,10 +14,10 @@ from pathlib import Path
 
 from appliance import kitfile
 from appliance.check import check_policy, failed
-from appliance.config import Config, DiskConfig, SiteConfig
-from appliance.connect import open_configured
+from appliance.config import Config, DiskConfig
 from appliance.image import ImageOptions, ImageOutcome, take_image
 from appliance.kit import Kit, KitServer, KitSite
+from appliance.places import config_site, open_place
 from core.errors import PolicyError, RefloatError, SourceError, TrustError
 from core.monitor import Monitor
 from core.run import Runner
@@ -52,7 +52,7 @@ def image_machine(
             state=state,
             recipients=kit.recipients,
             disks=tuple(DiskConfig(path=path) for path in chosen),
-            sites=tuple(SiteConfig(name=each.name, country=each.country, url=each.url) for each in sites),
+            sites=tuple(config_site(each) for each in sites),
         )
         if failed(findings := check_policy(config)):
             wrong = "; ".join(finding.message for finding in findings if failed([finding]))
@@ -69,7 +69,7 @@ def _require_new(name: str, kit: Kit, config: Config) -> None:
     """Before the kit is touched: a name that is taken would leave a pin behind that opens nothing."""
     taken = [f"the kit has {each}" for each in kit.servers if each.name == name]
     for site in config.sites:
-        opened = open_configured(site)
+        opened = open_place(site)
         try:
             taken += [f"site {site.name} has images of it"] if name in server_names(opened) else []
         finally:

@@ -120,13 +120,24 @@ SETTINGS: tuple[Setting, ...] = (
             '"falkenstein"', pattern=NAME_PATTERN),
     Setting("site", "country", Kind.TEXT, None, "Country it stands in (ISO 3166-1 alpha-2).",
             '"DE"', pattern=r"[A-Z]{2}"),
-    Setting("site", "url", Kind.TEXT, None, "Where it is: file:///FOLDER, or https://VAULT:PORT.",
+    Setting("site", "url", Kind.TEXT, None, "Where it is: file:///FOLDER, https://VAULT:PORT, or s3://BUCKET/PREFIX.",
             '"file:///srv/refloat-de"', pattern=r"[a-z][a-z0-9+]*://.+"),
     Setting("site", "token", Kind.TEXT, "", "File with the token that a vault gave this server (https:// only).",
             '"/etc/refloat/falkenstein.token"', pattern=r"(/.*)?"),
     Setting("site", "pin", Kind.TEXT, "", "SHA-256 of the vault's certificate, when it made its own; empty: the "
             "machine's certificate authorities decide.",
             '""', pattern=r"([0-9A-Fa-f:]{64,95})?"),
+    Setting("site", "endpoint", Kind.TEXT, "", "Address of the object store; empty: AWS, or as ~/.aws/config says.",
+            '"https://s3.example.eu"', pattern=r"(https?://[^/]+.*)?"),
+    Setting("site", "region", Kind.TEXT, "", "Region of the bucket.", '"eu-central-1"', pattern=r"([a-z0-9-]+)?"),
+    Setting("site", "credentials", Kind.TEXT, "", "File with the keys of the object store, in the form of "
+            "~/.aws/credentials; empty: environment, ~/.aws, or the machine's role.", '"/etc/refloat/s3.credentials"',
+            pattern=r"(/.*)?"),
+    Setting("site", "profile", Kind.TEXT, "", "Section of that file; empty: default.", '"refloat"'),
+    Setting("site", "lock_days", Kind.INTEGER, 0, "Object Lock: for how many days each object is locked, renewed "
+            "while it is needed; 0: not locked.", "30", high=36_500),
+    Setting("site", "lock_mode", Kind.TEXT, "governance", "Object Lock: governance (an administrator of the bucket can "
+            "lift it) or compliance (nobody can).", '"compliance"', choices=("governance", "compliance")),
     Setting("site", "mechanisms", Kind.TEXTS, ("repository",), "In which formats images are kept there.",
             '["repository"]', choices=("repository",)),
     Setting("retention", "daily", Kind.INTEGER, 12, "Of how many days the last image stays.", "12", low=1, high=36500),

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import functools
+from functools import partial
 
 import click
 
 from appliance.check import check_policy, failed, reach_sites
 from appliance.cli.common import Context, command
 from appliance.cli.findings import emit_findings
-from appliance.connect import open_configured
+from appliance.places import open_place
 from core.errors import PolicyError
 
 
@@ -27,7 +27,7 @@ def check(context: Context, offline: bool) -> None:
     """
     findings = check_policy(context.config)
     if not offline:
-        findings += reach_sites((site.name, functools.partial(open_configured, site)) for site in context.config.sites)
+        findings += reach_sites([(site.name, partial(open_place, site)) for site in context.config.sites])
     emit_findings(context, findings)
     if failed(findings):
         raise PolicyError("the set-up does not keep the promise", hint="see the lines marked FAIL")

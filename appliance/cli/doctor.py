@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import click
@@ -11,9 +11,9 @@ import click
 from appliance.check import reach_sites
 from appliance.cli.common import Context, FilePath, command
 from appliance.cli.findings import emit_findings
-from appliance.connect import connect
 from appliance.doctor import examine_machine, examine_server, stoppers
 from appliance.kit import open_kit
+from appliance.places import open_place
 from appliance.receipt import Receipt, decode_receipt, receipt_of
 from appliance.unlock import read_text
 from core.errors import ToolError
@@ -41,9 +41,7 @@ def doctor(context: Context, kit_file: Path | None, offline: bool, rescue: bool)
     if not (rescue or (receipt and context.lacks_config)):
         findings += examine_server(context.config, receipt, SystemRunner(), offline=offline)
     elif receipt and not offline:
-        findings += reach_sites(
-            (site.name, functools.partial(connect, site.without_secrets())) for site in receipt.sites
-        )
+        findings += reach_sites((site.name, partial(open_place, site.without_secrets())) for site in receipt.sites)
     emit_findings(context, findings)
     if stopped := stoppers(findings):
         raise ToolError(

@@ -7,6 +7,7 @@ import msgspec
 
 from appliance.catalog import Catalog
 from appliance.cli.common import Context, command, plain
+from appliance.locks import report
 from appliance.verify import Verify, VerifyReport
 from core.errors import ConfigError
 from core.sizes import format_size
@@ -44,6 +45,8 @@ def verify(context: Context, images: tuple[str, ...], deep: bool, only: tuple[st
             if deep and unlock.identities is not None:
                 run.deep(unlock.identities, context.monitor)
             _add(total, run.report)
+            if locks := report(Repository(site, server), unlock.trusted(server), context.monitor):
+                total.locks.append(locks)
     context.emit(msgspec.to_builtins(total), lambda: _page(context, total))
     total.raise_for_status()
 
@@ -54,16 +57,18 @@ def _add(total: VerifyReport, part: VerifyReport) -> None:
     total.damage.extend(part.damage)
 
 
-def _page(context: Context, report: VerifyReport) -> None:
-    size = format_size(report.read_bytes)
+def _page(context: Context, found: VerifyReport) -> None:
+    size = format_size(found.read_bytes)
     context.print(
-        f"{report.images} manifests, {report.segments} map segments, {report.packs} packs ({size})"
-        + (f", {report.blocks} blocks decrypted" if report.blocks else "")
+        f"{found.images} manifests, {found.segments} map segments, {found.packs} packs ({size})"
+        + (f", {found.blocks} blocks decrypted" if found.blocks else "")
     )
-    for each in report.damage:
+    for each in found.damage:
         context.print(
             f"[red]damaged[/red] {plain(each.object)} at {plain(each.site)}: {plain(each.problem)} "
             f"(images: {', '.join(each.images)})"
         )
-    if not report.damage:
+    for locks in found.locks:
+        context.print(plain(locks.describe()))
+    if not found.damage:
         context.print("[green]intact[/green]")

@@ -34,7 +34,8 @@ TIMEOUTS = (30, 120)
 _PAGE = 1000
 _MAX_JSON = 4 << 20
 _ERRORS: Mapping[int, type[RefloatError]] = {
-    403: ForbiddenError, 404: ObjectMissingError, 409: ObjectExistsError, 416: CorruptError, 422: CorruptError, 507: SiteFullError,
+    403: ForbiddenError, 404: ObjectMissingError, 409: ObjectExistsError, 416: CorruptError,
+    422: CorruptError, 507: SiteFullError,
 }  # fmt: skip
 
 

@@ -46,7 +46,7 @@ class Retry:
         if attempts < 1:
             raise ValueError("attempts")
         self.name = inner.name
-        self._inner = inner
+        self.inner = inner
         self._attempts = attempts
         self._base = base_seconds
         self._cap = cap_seconds
@@ -58,23 +58,23 @@ class Retry:
 
         def attempt(again: bool) -> None:
             try:
-                self._inner.put(name, body)
+                self.inner.put(name, body)
             except ObjectExistsError:
                 if not (again and self._is_ours(name, body)):
                     raise
 
-        self._try(attempt)
+        self.tried(attempt)
 
     def get(self, name: str, offset: int = 0, length: int | None = None) -> bytes:
         """See Site.get. Short reads are CorruptError and are not tried again."""
-        return self._try(lambda _: self._inner.get(name, offset, length))
+        return self.tried(lambda _: self.inner.get(name, offset, length))
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
         """See Site.list and the class."""
         last, failures = "", 0
         while True:
             try:
-                for info in self._inner.list(prefix):
+                for info in self.inner.list(prefix):
                     if info.name > last:
                         yield info
                         last, failures = info.name, 0
@@ -85,29 +85,29 @@ class Retry:
 
     def stat(self, name: str) -> ObjectInfo:
         """See Site.stat."""
-        return self._try(lambda _: self._inner.stat(name))
+        return self.tried(lambda _: self.inner.stat(name))
 
     def delete(self, name: str) -> None:
         """See Site.delete and the class."""
 
         def attempt(again: bool) -> None:
             try:
-                self._inner.delete(name)
+                self.inner.delete(name)
             except ObjectMissingError:
                 if not again:
                     raise
 
-        self._try(attempt)
+        self.tried(attempt)
 
     def place(self) -> str:
         """See Site.place."""
-        return self._inner.place()
+        return self.inner.place()
 
     def close(self) -> None:
         """Close the site inside."""
-        self._inner.close()
+        self.inner.close()
 
-    def _try(self, attempt: Callable[[bool], T]) -> T:
+    def tried(self, attempt: Callable[[bool], T]) -> T:
         """Call `attempt(again)` until it succeeds, fails for good, or the attempts are used up."""
         failures = 0
         while True:
@@ -152,7 +152,7 @@ class Throttle:
         if bytes_per_second <= 0:
             raise ValueError("bytes_per_second")
         self.name = inner.name
-        self._inner = inner
+        self.inner = inner
         self._rate = float(bytes_per_second)
         self._burst = self._rate if burst_bytes is None else float(burst_bytes)
         self._clock = clock
@@ -164,33 +164,33 @@ class Throttle:
     def put(self, name: str, body: Sequence[Buffer]) -> None:
         """See Site.put; waits before it writes."""
         self._take(total_bytes(body))
-        self._inner.put(name, body)
+        self.inner.put(name, body)
 
     def get(self, name: str, offset: int = 0, length: int | None = None) -> bytes:
         """See Site.get; waits after it has read, when the size is known."""
-        data = self._inner.get(name, offset, length)
+        data = self.inner.get(name, offset, length)
         self._take(len(data))
         return data
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
         """See Site.list."""
-        return self._inner.list(prefix)
+        return self.inner.list(prefix)
 
     def stat(self, name: str) -> ObjectInfo:
         """See Site.stat."""
-        return self._inner.stat(name)
+        return self.inner.stat(name)
 
     def delete(self, name: str) -> None:
         """See Site.delete."""
-        self._inner.delete(name)
+        self.inner.delete(name)
 
     def place(self) -> str:
         """See Site.place."""
-        return self._inner.place()
+        return self.inner.place()
 
     def close(self) -> None:
         """Close the site inside."""
-        self._inner.close()
+        self.inner.close()
 
     def _take(self, size_bytes: int) -> None:
         """Take tokens, into debt if need be, and wait until the debt is paid; others wait behind it."""
@@ -201,3 +201,10 @@ class Throttle:
             debt = -self._tokens
         if debt > 0:
             self._sleep(debt / self._rate)
+
+
+def innermost(site: Site) -> Site:
+    """The driver inside wrappers."""
+    while isinstance(site, Retry | Throttle):
+        site = site.inner
+    return site

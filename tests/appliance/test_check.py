@@ -131,7 +131,7 @@ def test_a_site_that_is_down_is_a_finding_and_the_next_is_still_asked() -> None:
     def opened(name: str) -> Site:
         return _Answers(name, answers[name], log)  # type: ignore[return-value]
 
-    found = reach_sites((name, partial(opened, name)) for name in ("a", "b"))
+    found = reach_sites([(name, partial(opened, name)) for name in "ab"])
     assert [(each.status, each.message, each.hint) for each in found] == [
         (Status.FAIL, "is down", "wait"),
         (Status.OK, "reachable, and empty", ""),

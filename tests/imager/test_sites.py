@@ -27,8 +27,10 @@ from imager.sites.base import Buffer, Site
 from imager.sites.fault import Fault, Rule, What
 from imager.sites.file import FileSite
 from imager.sites.memory import MemorySite
+from imager.sites.s3 import S3Site
 from imager.sites.wrap import Retry, Throttle
-from tests.vaults import running
+from tests.imager import stores
+from tests.vaults import running as vault_running
 
 MIB = 1 << 20
 
@@ -72,18 +74,59 @@ SITES: dict[str, Callable[[Path, pytest.MonkeyPatch], Site]] = {
 }
 
 
-@pytest.fixture(params=[*SITES, pytest.param("vault", marks=pytest.mark.block)])
-def site(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+#: Processes of their own, so of the block tier.
+STORES: dict[str, tuple[str, Callable[[int], Site]]] = {
+    "s3-rclone": ("rclone", lambda port: S3Site("here", stores.bucket(port), "a/prefix", access=stores.access(port))),
+    "s3-moto": ("moto", lambda port: S3Site("here", stores.bucket(port), access=stores.access(port))),
+    "s3-moto-versions": (
+        "moto",
+        lambda port: S3Site("here", stores.bucket(port, versions=True), "p", access=stores.access(port)),
+    ),
+}
+#: How far back a site's clock may round a time.
+_ROUNDS = {**dict.fromkeys(STORES, timedelta(seconds=1))}
+
+
+@pytest.fixture(scope="session")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], int]]:
+    """Starts a store at its first use; the port."""
+    ports: dict[str, int] = {}
+    with contextlib.ExitStack() as stack:
+
+        def start(kind: str) -> int:
+            if kind not in ports:
+                root = tmp_path_factory.mktemp(kind) / "root"
+                root.mkdir()
+                ports[kind] = stack.enter_context({"rclone": stores.rclone, "moto": stores.moto}[kind](root))
+            return ports[kind]
+
+        yield start
+
+
+@pytest.fixture(params=[*SITES, *(pytest.param(name, marks=pytest.mark.block) for name in [*STORES, "vault"])])
+def site(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, running: Callable[[str], int]
+) -> Iterator[Site]:
     root = tmp_path / "site"
     root.mkdir()
     with contextlib.ExitStack() as stack:
         if request.param == "vault":
-            vault = stack.enter_context(running(root))
+            vault = stack.enter_context(vault_running(root))
             site: Site = vault.site(vault.token(Role.OPERATOR))
+        elif request.param in STORES:
+            kind, make = STORES[request.param]
+            site = make(running(kind))
         else:
             site = SITES[request.param](root, monkeypatch)
         stack.callback(site.close)
         yield site
+
+
+@pytest.fixture
+def rounds(request: pytest.FixtureRequest) -> timedelta:
+    """How far back the clock of the test's site may round: the kernel stamps files with its last tick, up to 10 ms
+    back."""
+    return _ROUNDS.get(request.node.callspec.params["site"], timedelta(milliseconds=50))
 
 
 def names(site: Site, prefix: str = "") -> list[str]:
@@ -303,13 +346,12 @@ def test_a_fresh_site_is_empty(site: Site) -> None:
         site.stat("servers/x/server.json")
 
 
-def test_received_is_the_time_of_the_put_in_utc(site: Site) -> None:
+def test_received_is_the_time_of_the_put_in_utc(site: Site, rounds: timedelta) -> None:
     start = datetime.now(UTC)
     site.put("a", [b"1"])
     received = site.stat("a").received
     assert received.utcoffset() == timedelta(0)
-    # The kernel stamps files with the time of its last tick, which lies up to 10 ms back.
-    assert start - timedelta(milliseconds=50) <= received <= datetime.now(UTC)
+    assert start - rounds <= received <= datetime.now(UTC)
 
 
 def test_delete_removes_one_object_and_frees_its_name(site: Site) -> None:
@@ -362,6 +404,8 @@ def test_the_longest_and_oddest_good_names_work(site: Site, name: str) -> None:
 
 
 def test_of_many_puts_of_one_name_exactly_one_wins(site: Site) -> None:
+    if isinstance(site, S3Site) and not site.is_create_only():
+        pytest.xfail("rclone ignores create-only puts: docs/sites.md and `refloat check` say so")
     for turn in range(5):
         bodies = [bytes([number]) * (200_000 + number) for number in range(8)]
         gate = threading.Barrier(len(bodies))

@@ -31,10 +31,12 @@ def test_open_site_touches_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "url",
-    ["", "x", "/srv/x", "ftp://h/x", "s3://b", "file:", "file:x", "file://x/y", "file://", "file://[", "file:///a?b", "file:///a#b",
+    ["", "x", "/srv/x", "ftp://h/x", "s3://", "s3:b", "s3://b?x", "s3://b/../c", "file:",
+     "file:x", "file://x/y", "file://", "file://[", "file:///a?b",
+     "file:///a#b",
      "file:///a%00b"],
 )  # fmt: skip
 def test_open_site_refuses_what_no_driver_knows(url: str) -> None:
     with pytest.raises(ConfigError) as caught:
         open_site("de", url)
-    assert "file://" in (caught.value.hint or "")
+    assert "://" in (caught.value.hint or "")
