@@ -14,11 +14,11 @@ from appliance.kit import KitServer
 from appliance.unlock import Unlock
 from core.errors import ConfigError, KeyMissingError, ObjectMissingError, RefloatError, SiteError, TrustError
 from core.monitor import Monitor
-from imager.repository.manifest import TIME
 from imager.repository.reader import OpenImage
 from imager.repository.store import Repository, StoredImage
 from imager.sites import open_site
 from imager.sites.wrap import Retry
+from imager.volumes import TIME
 
 
 @dataclass

@@ -10,8 +10,9 @@ from typing import BinaryIO
 
 from core.errors import ConfigError, WriteError
 from core.monitor import Monitor
+from imager.placing import VolumeTarget
 from imager.repository.reader import OpenImage
-from imager.repository.restore import Restore, VolumeTarget
+from imager.repository.restore import Restore
 from imager.repository.view import ImageView
 from imager.target import Target
 

@@ -44,13 +44,14 @@ from imager.keys import ServerKeys
 from imager.repository.capture import Capture, Request, SiteResult
 from imager.repository.journal import Journal, load_journals
 from imager.repository.lineage import SiteState
-from imager.repository.manifest import NOTE_MAX, Volume
+from imager.repository.manifest import NOTE_MAX
 from imager.repository.parents import next_image_name, remember_attempt, remember_commit, survey, sweep_cache
 from imager.repository.store import Repository
 from imager.sites import open_site
 from imager.sites.base import Site
 from imager.sites.wrap import Retry
 from imager.source import be_polite
+from imager.volumes import Volume
 
 #: A site may have to read the whole map back when the server lost its cache.
 _SURVEY_SECONDS = 600

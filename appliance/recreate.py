@@ -26,8 +26,8 @@ from hardware.mkfs import Recipe, make_filesystem, name_filesystem, recipe_of, r
 from hardware.recreate import own_bytes
 from hardware.trees.survey import Survey
 from hardware.trees.task import Filesystem, compare, fill, survey_of
+from imager.placing import VolumeReport
 from imager.repository.reader import OpenImage
-from imager.repository.restore import VolumeReport
 from imager.repository.view import ImageView
 from imager.scratch import Scratch
 from imager.volumefs import VolumeFiles, served

@@ -54,8 +54,8 @@ from hardware.read import DiskSource, read_layout
 from hardware.remnants import read_remnants
 from hardware.stack import build
 from hardware.targets import Refusal
+from imager.placing import VolumeReport
 from imager.repository.reader import OpenImage
-from imager.repository.restore import VolumeReport
 from imager.repository.view import ImageView
 
 

@@ -38,8 +38,9 @@ from hardware.boot.values import BootReport, BootRequest, Restored
 from hardware.machine import Inventory
 from hardware.retire import retire
 from hardware.stack import build
+from imager.placing import VolumeReport, VolumeTarget
 from imager.repository.reader import OpenImage
-from imager.repository.restore import Restore, VolumeReport, VolumeTarget
+from imager.repository.restore import Restore
 from imager.scratch import Scratch
 from imager.target import Target
 

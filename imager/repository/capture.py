@@ -28,7 +28,8 @@ from core.monitor import Monitor, Task
 from core.run import Runner
 from imager.changes import Changes
 from imager.keys import DataKey, ServerKeys, seal_key
-from imager.repository.audit import Audit, audit
+from imager.reading import MapAhead, volume_pieces
+from imager.repository.audit import Audit, audit, unread
 from imager.repository.feed import Feed, Lease, Patience, Pool
 from imager.repository.frames import SEALED_MAX, PackRef
 from imager.repository.journal import JournalWriter
@@ -40,17 +41,15 @@ from imager.repository.manifest import (
     ServerCard,
     ServerRef,
     Totals,
-    Volume,
     decode_manifest,
     seal_envelope,
-    volume_ids,
 )
 from imager.repository.packs import OVERHEAD, PackBuilder
-from imager.repository.reading import MapAhead, unread, volume_pieces
 from imager.repository.segments import Item, SegmentBuilder, digest_of
 from imager.repository.worker import SealedFrame, SpanResult, Workshop
 from imager.source import Pace, Reader, Source, reading
 from imager.spans import BLOCK_BYTES, Idle, Span
+from imager.volumes import Volume, volume_ids
 
 #: Buffers beyond those that open packs hold: one being filled, the rest on their way.
 _POOL_BUFFERS = 4

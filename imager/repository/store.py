@@ -24,8 +24,6 @@ from imager.repository.frames import PackRef, digest_bytes
 from imager.repository.manifest import (
     CARD_MAX,
     MANIFEST_MAX,
-    SERVER_NAME,
-    TIME,
     Manifest,
     SegmentRef,
     ServerCard,
@@ -34,6 +32,7 @@ from imager.repository.manifest import (
 )
 from imager.repository.segments import Item, Segment, digest_of
 from imager.sites.base import Buffer, Site
+from imager.volumes import SERVER_NAME, TIME
 
 
 @dataclass(frozen=True)

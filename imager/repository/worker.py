@@ -8,13 +8,12 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from imager.blocks import clear_pages, digest_block, is_zero
 from imager.keys import DataKey
-from imager.repository.frames import FRAME_BYTES, Frame, Sealer, digest_block, digest_bytes, is_zero
+from imager.repository.frames import FRAME_BYTES, Frame, Sealer, digest_bytes
 from imager.repository.segments import DATA, Item
 from imager.source import Reader
-from imager.spans import BLOCK_BYTES, PAGE_BYTES, PAGES, Span
-
-_ZERO_PAGE = bytes(PAGE_BYTES)
+from imager.spans import BLOCK_BYTES, Span
 
 
 @dataclass(frozen=True)
@@ -90,10 +89,3 @@ class Workshop:
         sealed = sealer.seal(number, plain)
         frame = Frame(self._key.key_id, number, len(places), len(sealed), digest_bytes(sealed))
         return SealedFrame(need, tuple(places), frame, sealed)
-
-
-def clear_pages(block: memoryview, mask: int) -> None:
-    """Set the pages in the mask to zeros."""
-    for page in range(PAGES):
-        if mask >> page & 1:
-            block[page * PAGE_BYTES : (page + 1) * PAGE_BYTES] = _ZERO_PAGE
