@@ -121,8 +121,9 @@ SETTINGS: tuple[Setting, ...] = (
             '"DE"', pattern=r"[A-Z]{2}"),
     Setting("site", "url", Kind.TEXT, None, "Where it is: file:///FOLDER.",
             '"file:///srv/refloat-de"', pattern=r"[a-z][a-z0-9+]*://.+"),
-    Setting("site", "mechanisms", Kind.TEXTS, ("repository",), "In which formats images are kept there.",
-            '["repository"]', choices=("repository",)),
+    Setting("site", "mechanisms", Kind.TEXTS, ("repository",), "In which formats images are kept there; an archive is "
+            "opened with stock tools alone (docs/archive.md).",
+            '["repository"]', choices=("repository", "archive")),
     Setting("policy", "accept_same_country", Kind.WORDS, "", "All sites stand in one country.",
             '"I know that one country is not enough"', sentence="I know that one country is not enough"),
     Setting("policy", "accept_outside_eu", Kind.WORDS, "", "A site stands outside the EU and EEA.",

@@ -14,6 +14,7 @@ from imager.repository.frames import FRAME_BYTES, Frame, Sealer, digest_bytes
 from imager.repository.segments import DATA, Item
 from imager.source import Reader
 from imager.spans import BLOCK_BYTES, Span
+from imager.tap import Tap
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,9 @@ class SpanResult:
 class Workshop:
     """Shared by the worker threads of one run; each thread has its own buffers and contexts."""
 
-    def __init__(self, key: DataKey, server_id: bytes, digest_key: bytes, level: int) -> None:
+    def __init__(self, key: DataKey, server_id: bytes, digest_key: bytes, level: int, taps: Sequence[Tap] = ()) -> None:
         self._key, self._server_id, self._digest_key, self._level = key, server_id, digest_key, level
+        self._taps = taps
         self._numbers = itertools.count()  # next() on it is atomic under the GIL
         self._local = threading.local()
 
@@ -50,8 +52,10 @@ class Workshop:
             self._local.bench = made
         return made
 
-    def process(self, reader: Reader, volume: int, span: Span, parents: Sequence[Sequence[Item | None]]) -> SpanResult:
-        """`parents[g][i]` is what lineage `g` has of the span's block `i`, None for nothing."""
+    def process(
+        self, reader: Reader, name: str, volume: int, span: Span, parents: Sequence[Sequence[Item | None]]
+    ) -> SpanResult:
+        """`name` and id of the volume; `parents[g][i]`: what lineage `g` has of the span's block `i`, or None."""
         buffer, scratch, sealer = self._bench()
         view = buffer[: len(span.masks) * BLOCK_BYTES]
         reader.read(span.block * BLOCK_BYTES, view)
@@ -73,6 +77,8 @@ class Workshop:
                     need |= 1 << group
             if need:
                 needs.setdefault(need, []).append(index)
+        for tap in self._taps:
+            tap.blocks(name, span.block, view, digests)
         frames = [self._seal(sealer, need, places, view, scratch) for need, places in needs.items()]
         return SpanResult(digests, frames)
 

@@ -129,6 +129,7 @@ class Server:
     name: str = "web1"
     extra: str = ""
     sites: dict[str, Path] = field(default_factory=dict)
+    mechanisms: Mapping[str, Sequence[str]] = field(default_factory=dict)
     recipients: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -168,6 +169,7 @@ class Server:
             lines += [f"sector_bytes = {self.sectors[name]}"] if name in self.sectors else []
         for name, path in self.sites.items():
             lines += ["[[site]]", f'name = "{name}"', f'country = "{COUNTRIES[name]}"', f'url = "file://{path}"']
+            lines += [f"mechanisms = {json.dumps(self.mechanisms[name])}"] if name in self.mechanisms else []
         lines += ["[image]", "nice = 0", 'io_class = "none"', "level = 1", self.extra]
         self.config.write_text("\n".join(lines) + "\n")
 
