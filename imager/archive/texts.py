@@ -15,11 +15,11 @@ _SCRIPT = Path(__file__).parent / "files" / "restore.sh"
 _AT_SITE = """\
 Refloat archive of server {server}, taken {image}: {what}.
 Whoever reads this needs an age identity (AGE-SECRET-KEY-1..., from the recovery kit: refloat kit open --show-identity)
-and these programs: sh, coreutils, tar, zstd, age, sfdisk; and ssh-keygen to check who wrote it.
+and these programs: sh, coreutils, tar, zstd, age, sfdisk; and ssh-keygen and openssl to check who wrote it.
 
 1. Check who wrote it, in this folder{both}. The key must be the one pinned in the recovery kit; this line
    prints the fingerprint to compare, SHA256:...
-     echo {key64} | base64 -d | tail -c 32 | sha256sum | cut -c1-64 | xxd -r -p | base64
+     echo {key64} | base64 -d | tail -c 32 | openssl dgst -sha256 -binary | base64
      echo '{server} {key}' >signers
      ssh-keygen -Y verify -f signers -I {server} -n {namespace} -s {signature} <{sums}
      sha256sum --check {sums}

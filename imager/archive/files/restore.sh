@@ -35,7 +35,9 @@ if [ -e "$here/layout/base" ]; then # what lies beside this file is of a differe
 else
     [ -z "$newer" ] || die "take restore.sh and layout/ from the differential, not from the full"
 fi
-for each in "$full" ${newer:+"$newer"}; do (cd "$each" && sha256sum --check --strict --quiet SHA256SUMS) || die "$each is damaged"; done
+for each in "$full" ${newer:+"$newer"}; do (cd "$each" && sha256sum --check --strict --quiet SHA256SUMS) || die "$each is damaged"
+    [ "$(age -d -i "$key" <"$each/part-000000" 2>/dev/null | head -c 1 | wc -c)" -eq 1 ] || die "$key does not open $each"
+done
 WORK=$(mktemp -d) SELF=$here/$(basename "$0"); export WORK SELF; trap 'rm -rf "$WORK"' EXIT
 for pair in "$@"; do
     node=${pair%%=*} device=${pair#*=}
