@@ -1,7 +1,7 @@
 """What images there are, across sites; and opening one for reading. May import `imager`, `core`.
 
 An image is named `SERVER/TIME`, or just `TIME` or `latest` where one server is known. The same TIME at two sites is
-one image.
+one image. An archive, of the second mechanism, is named `SERVER/archives/TIME`.
 """
 
 from __future__ import annotations
@@ -15,10 +15,12 @@ from appliance.places import open_place
 from appliance.unlock import Unlock
 from core.errors import ConfigError, KeyMissingError, ObjectMissingError, RefloatError, SiteError, TrustError
 from core.monitor import Monitor
-from imager.repository.manifest import TIME
+from imager.archive.reader import OpenArchive
+from imager.archive.store import ArchiveShelf, StoredArchive
 from imager.repository.reader import OpenImage
 from imager.repository.store import Repository, StoredImage
 from imager.sites.wrap import Retry
+from imager.volumes import TIME
 
 
 @dataclass
@@ -29,6 +31,17 @@ class ImageEntry:
     image: str
     sites: dict[str, datetime] = field(default_factory=dict)
     stored: StoredImage | None = None
+    trouble: list[str] = field(default_factory=list)
+
+
+@dataclass
+class ArchiveEntry:
+    """One archive of a server; as ImageEntry."""
+
+    server: str
+    image: str
+    sites: dict[str, datetime] = field(default_factory=dict)
+    stored: StoredArchive | None = None
     trouble: list[str] = field(default_factory=list)
 
 
@@ -148,6 +161,98 @@ class Catalog:
             raise KeyMissingError("nothing was given that opens the image", hint="give --kit FILE, or --identity FILE")
         sites, stored = self.find(name)
         return OpenImage(sites, stored, self._unlock.identities)
+
+    # -- archives ---------------------------------------------------------------------------------------------------
+
+    def archives(self, server: str, *, load: bool = True) -> list[ArchiveEntry]:
+        """All archives of a server, oldest first. Sites that cannot be reached are warned of by `images`."""
+        found: dict[str, ArchiveEntry] = {}
+        for site in self.sites:
+            shelf = ArchiveShelf(site, server)
+            try:
+                rows = shelf.archives()
+            except RefloatError:
+                continue
+            for row in rows:
+                entry = found.setdefault(row.image, ArchiveEntry(server, row.image))
+                entry.sites[site.name] = row.received
+                try:
+                    entry.stored = self._load_archive(shelf, row.image) if load else None
+                except RefloatError as error:
+                    entry.trouble.append(error.message)
+        return sorted(found.values(), key=lambda each: each.image)
+
+    def open_any(self, name: str) -> OpenImage | OpenArchive:
+        """An image, or an archive: `SERVER/archives/TIME`, `SERVER/archives/latest`, or a TIME that only an archive
+        has. Raises as `open`."""
+        head, _, time = name.rpartition("/")
+        if head.endswith("/archives"):
+            return self._open_archive(head.removesuffix("/archives"), time)
+        try:
+            return self.open(name)
+        except ObjectMissingError:
+            server, _, time = name.rpartition("/")
+            if server and any(each.image == time for each in self.archives(server, load=False)):
+                return self._open_archive(server, time)
+            raise
+
+    def _open_archive(self, server: str, time: str) -> OpenArchive:
+        if self._unlock.identities is None:
+            raise KeyMissingError(
+                "nothing was given that opens the archive", hint="give --kit FILE, or --identity FILE"
+            )
+        known = [each.image for each in self.archives(server, load=False)]
+        time = known[-1] if known and time == "latest" else time
+        if time not in known:
+            raise ObjectMissingError(
+                f"there is no archive {server}/archives/{time} at any site", hint="`refloat images` lists what there is"
+            )
+        stored, shelves = self._find_archive(server, time, "")
+        base = stored.description.base
+        if base is None:
+            return OpenArchive(shelves, stored, None, self._unlock.identities)
+        full, more = self._find_archive(server, base.image, base.sums)
+        named = {each.site.name: each for each in [*shelves, *more]}
+        return OpenArchive(list(named.values()), stored, full, self._unlock.identities)
+
+    def _find_archive(self, server: str, time: str, digest: str) -> tuple[StoredArchive, list[ArchiveShelf]]:
+        """The archive and the sites that have it, one and the same (of this digest, where one is given)."""
+        stored: StoredArchive | None = None
+        good, failures = [], list[RefloatError]()
+        for site in self.sites:
+            shelf = ArchiveShelf(site, server)
+            try:
+                found = self._load_archive(shelf, time)
+            except RefloatError as error:
+                failures.append(error)
+                continue
+            if found.digest == (digest or (stored.digest if stored else found.digest)):
+                stored = stored or found
+                good.append(shelf)
+        if stored is None:
+            telling = [each for each in failures if not isinstance(each, ObjectMissingError)]
+            raise (telling or failures or [_missing_full(server, time)])[0]
+        return stored, good
+
+    def _load_archive(self, shelf: ArchiveShelf, image: str) -> StoredArchive:
+        failures: list[TrustError] = []
+        for pin in self._unlock.trusted(shelf.server):
+            try:
+                stored = shelf.load(image, pin.fingerprint)
+            except TrustError as error:
+                failures.append(error)
+                continue
+            if stored.description.server.id == pin.id:
+                return stored
+            failures.append(TrustError(f"archive {image} at site {shelf.site.name} is of another server of that name"))
+        raise failures[0]
+
+
+def _missing_full(server: str, image: str) -> ObjectMissingError:
+    return ObjectMissingError(
+        f"the full {server}/archives/{image} that the archive needs is at no site, or another one has its name",
+        hint="take another archive or image; `refloat images` lists them",
+    )
 
 
 def load_pinned(repository: Repository, image: str, pins: Sequence[KitServer]) -> StoredImage:

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from appliance.opened import Opened, need_any_place, write_volumes
 from core.errors import ConfigError, WriteError
 from core.monitor import Monitor
-from imager.repository.reader import OpenImage
-from imager.repository.restore import Restore, VolumeTarget
+from imager.placing import VolumeTarget
 from imager.repository.view import ImageView
 from imager.target import Target
 
@@ -27,7 +27,7 @@ class ExportReport:
     size_bytes: int
 
 
-def export_to_file(image: OpenImage, name: str, path: Path, monitor: Monitor) -> ExportReport:
+def export_to_file(image: Opened, name: str, path: Path, monitor: Monitor) -> ExportReport:
     """Create `path`, sparse where the volume is zero or unused. ConfigError when it exists; nothing half is left
     behind."""
     volume = image.manifest.volume(name)
@@ -50,9 +50,9 @@ def export_to_file(image: OpenImage, name: str, path: Path, monitor: Monitor) ->
         os.close(handle)
         disk = Target(str(partial))
         with contextlib.closing(disk):
-            Restore(
+            write_volumes(
                 image, [VolumeTarget(name, str(partial), 0, size)], {str(partial): disk}, monitor, read_back=False
-            ).run()
+            )
         os.rename(partial, path)
     except BaseException:
         partial.unlink(missing_ok=True)
@@ -60,9 +60,9 @@ def export_to_file(image: OpenImage, name: str, path: Path, monitor: Monitor) ->
     return ExportReport(name, str(path), size)
 
 
-def export_to_stream(image: OpenImage, name: str, stream: BinaryIO, monitor: Monitor) -> None:
-    """Write the volume in order; unused blocks are zeros."""
-    volume, view = image.manifest.volume(name), ImageView(image)
+def export_to_stream(image: Opened, name: str, stream: BinaryIO, monitor: Monitor) -> None:
+    """Write the volume in order; unused blocks are zeros. TargetError for an archive, whose order is its own."""
+    volume, view = image.manifest.volume(name), ImageView(need_any_place(image, "a stream in order"))
     with monitor.task(f"export {name}", volume.spec.size_bytes) as task:
         for offset in range(0, volume.spec.size_bytes, _CHUNK):
             data = view.read(volume, offset, _CHUNK)

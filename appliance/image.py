@@ -6,6 +6,7 @@ May import `imager`, `hardware`, `core`. Lives as long as `take_image`.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import fcntl
 import os
 import threading
@@ -16,6 +17,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
+from appliance.archives import ArchiveOutcome, Archives, Frozen, layout_dumps
 from appliance.config import Config, SiteConfig
 from appliance.hold import holding
 from appliance.locks import renew_all
@@ -40,18 +42,20 @@ from hardware.boot.hold import is_held
 from hardware.boot.inside import Root
 from hardware.inventory import firmware_mode
 from hardware.read import DiskSource, read_layout
+from imager.archive.writer import ArchiveRequest
 from imager.hold.hooks import Hooks
 from imager.hold.window import Terms
 from imager.keys import ServerKeys
 from imager.repository.capture import Capture, Request, SiteResult
 from imager.repository.journal import Journal, load_journals
 from imager.repository.lineage import SiteState
-from imager.repository.manifest import NOTE_MAX, Volume
+from imager.repository.manifest import NOTE_MAX
 from imager.repository.parents import next_image_name, remember_attempt, remember_commit, survey, sweep_cache
 from imager.repository.store import Repository
 from imager.sites.base import Site
 from imager.sites.wrap import Retry
 from imager.source import be_polite
+from imager.volumes import Volume
 
 #: A site may have to read the whole map back when the server lost its cache.
 _SURVEY_SECONDS = 600
@@ -74,7 +78,8 @@ class ImageOptions:
 @dataclass
 class ImageOutcome:
     """What came of it; `parent` is the newest parent among the sites'. `state` as in the manifest. `window_seconds`:
-    how long filesystems stood still; `why_not`: by volume, why what changed in it was not known."""
+    how long filesystems stood still; `why_not`: by volume, why what changed in it was not known; `archives`: how the
+    second mechanism fared at the sites that have it."""
 
     server: str
     image: str
@@ -85,11 +90,13 @@ class ImageOutcome:
     volumes: list[Volume] = field(default_factory=list)
     window_seconds: float = 0.0
     why_not: dict[str, str] = field(default_factory=dict)
+    archives: list[ArchiveOutcome] = field(default_factory=list)
 
     def raise_for_status(self) -> None:
         """The error that decides the exit code: no site, some sites, or a damaged source."""
-        failed = [each for each in self.sites if each.status != "committed"]
-        if failed and len(failed) == len(self.sites):
+        made: list[SiteResult | ArchiveOutcome] = [*self.sites, *self.archives]
+        failed = [each for each in made if each.status != "committed"]
+        if failed and len(failed) == len(made):
             raise failed[0].error or PartialError("no site has the image")
         if failed:
             reasons = "; ".join(f"{each.name}: {each.error.message if each.error else each.status}" for each in failed)
@@ -159,14 +166,17 @@ def _image(
     cache = state / "maps"
     cache.mkdir(mode=0o700, parents=True, exist_ok=True)
     outcome = ImageOutcome(config.server, "", None, "complete")
-    surveyed = _survey(_chosen(config, options.only), config, keys, journals, monitor)
+    chosen = _chosen(config, options.only)
+    images = [each for each in chosen if "repository" in each.mechanisms]
+    surveyed = _survey(images, config, keys, journals, monitor)
     for name, answer in surveyed.items():
         if isinstance(answer, RefloatError):
             monitor.warn(f"site {name}: {answer.message}")
             outcome.sites.append(SiteResult(name, "failed", None, error=answer))
     states = [answer for answer in surveyed.values() if isinstance(answer, SiteState)]
     _must_be_apart(states)
-    if not states:
+    archived = [connect(each) for each in chosen if "archive" in each.mechanisms]
+    if not states and not archived:
         outcome.raise_for_status()
     sweep_cache(cache, states)
     now = datetime.now(UTC)
@@ -177,7 +187,16 @@ def _image(
         Hooks(config.image.hooks, config.image.hook_seconds), keeps_thick=config.image.keep_snapshot,
     )  # fmt: skip
     tracking.states, outcome.why_not = states, tracking.why_not
-    with holding(
+    archives = Archives(
+        archived,
+        ArchiveRequest(
+            keys=keys, recipients=config.recipients, layout=layout, specs=(), image=outcome.image, taken_at=now,
+            state=state, note=options.note, threads=config.image.threads,
+            patient=not states,
+        ),
+        monitor,
+    )  # fmt: skip
+    with archives, holding(
         layout, disks, terms, live=options.live or config.image.live, own=_own(config), copies=state / "hold",
         tracking=tracking, runner=runner, monitor=monitor,
     ) as held:  # fmt: skip
@@ -187,14 +206,18 @@ def _image(
             taken_at=now, state=state, note=options.note, level=config.image.level, threads=config.image.threads,
             pack_bytes=config.image.pack_size, bandwidth=config.image.bandwidth, whole=options.whole,
             check=held.check, frozen_ms=round(held.seconds * 1000), audit_share=config.image.audit / 1000,
+            taps=archives.begin(held.layout, held.sources, lambda: layout_dumps(held.layout, disks, runner)),
         )  # fmt: skip
         outcome.window_seconds = held.seconds
-        done, outcome.volumes, zeros = _run_until_all_had_their_turn(request, states, runner, monitor)
-        configured = [each.name for each in config.sites]
-        terms.kept.update(tracking.conclude(outcome.image, done, outcome.volumes, zeros, configured, runner, monitor))
+        done, outcome.volumes, zeros = _run_until_all_had_their_turn(request, states, archives, runner, monitor)
+        configured = [each.name for each in config.sites if "repository" in each.mechanisms]
+        if states:
+            kept = tracking.conclude(outcome.image, done, outcome.volumes, zeros, configured, runner, monitor)
+            terms.kept.update(kept)
     outcome.sites.extend(done)
     committed = {each.name for each in done if each.status == "committed"}
     renew_all([each.repository for each in states if each.name in committed], keys, state, monitor)
+    outcome.archives.extend(archives.outcomes[each.name] for each in archived)
     return outcome
 
 
@@ -238,11 +261,23 @@ def _must_be_apart(states: Sequence[SiteState]) -> None:
 
 
 def _run_until_all_had_their_turn(
-    request: Request, states: Sequence[SiteState], runner: Runner, monitor: Monitor
+    request: Request, states: Sequence[SiteState], archives: Archives, runner: Runner, monitor: Monitor
 ) -> tuple[list[SiteResult], list[Volume], dict[str, array[int]]]:
-    """The pass for all, then one alone for each site that lagged behind it: what is durable there counts."""
+    """The pass for all, archives too; then one alone for each site that lagged behind it: what is durable there counts,
+    but an archive begins again."""
+    frozen = Frozen(request.sources, request.whole, request.bandwidth, request.check)
+    if not states:
+        return [], archives.alone(frozen, request.keys.digest_key, runner), {}
     capture = Capture(request, states, runner, monitor)
-    results = capture.run()
+    try:
+        results = capture.run()
+    except SiteError as error:
+        if not request.taps:
+            raise
+        failed = [SiteResult(each.name, "failed", None, error=error) for each in states]
+        return failed, archives.again(archives.sites, frozen, request.keys.digest_key, runner), {}
+    archives.again(archives.finish(capture.volumes), frozen, request.keys.digest_key, runner)
+    request = dataclasses.replace(request, taps=())
     finished = [each for each in results if each.status != "lagging"]
     for late in (each for each in results if each.status == "lagging"):
         monitor.warn(f"site {late.name} could not keep up; going on with it alone")
@@ -266,7 +301,7 @@ def _conclude(outcome: ImageOutcome, state: Path, monitor: Monitor) -> None:
     committed = [each for each in outcome.sites if each.status == "committed"]
     outcome.parent = max((each.parent for each in committed if each.parent), default=None)
     outcome.warnings = list(monitor.warnings)
-    if any(each.damaged for each in committed):
+    if any(each.damaged for each in committed) or any(each.unreadable for each in outcome.volumes):
         outcome.state = "damaged"
     for each in committed:
         remember_commit(state, each.name, outcome.image, each.digest)

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from appliance.opened import Opened, need_any_place
 from core.errors import TargetError, ToolError, WriteError
 from core.monitor import Monitor, Task
 from core.run import Runner
@@ -26,8 +27,7 @@ from hardware.mkfs import Recipe, make_filesystem, name_filesystem, recipe_of, r
 from hardware.recreate import own_bytes
 from hardware.trees.survey import Survey
 from hardware.trees.task import Filesystem, compare, fill, survey_of
-from imager.repository.reader import OpenImage
-from imager.repository.restore import VolumeReport
+from imager.placing import VolumeReport
 from imager.repository.view import ImageView
 from imager.scratch import Scratch
 from imager.volumefs import VolumeFiles, served
@@ -52,7 +52,7 @@ class Source:
 
 @contextlib.contextmanager
 def sources(
-    image: OpenImage, actions: Sequence[RecreateFilesystem], folder: Path | None, runner: Runner, monitor: Monitor
+    image: Opened, actions: Sequence[RecreateFilesystem], folder: Path | None, runner: Runner, monitor: Monitor
 ) -> Iterator[dict[str, Source]]:
     """By name, the volumes to be made anew, looked through, and ready to be mounted. Raises before anything is written
     to a target: TargetError for what cannot be copied or has no room. `folder` holds the scratch files: little, what
@@ -61,6 +61,7 @@ def sources(
         yield {}
         return
     place = folder or Path(tempfile.gettempdir())
+    image = need_any_place(image, "making a filesystem anew")
     view = ImageView(image)
     with contextlib.ExitStack() as stack:
         overlays = {each.volume: Scratch(view, image.manifest.volume(each.volume), place) for each in actions}

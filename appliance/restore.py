@@ -16,6 +16,7 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
+from appliance.opened import Opened, need_any_place, read_small, require_parts
 from appliance.recreate import sources
 from appliance.shrink import shrunk
 from appliance.steps import FINISHING, PREPARING, AskPassphrase, Hand, Repair
@@ -54,9 +55,8 @@ from hardware.read import DiskSource, read_layout
 from hardware.remnants import read_remnants
 from hardware.stack import build
 from hardware.targets import Refusal
-from imager.repository.reader import OpenImage
-from imager.repository.restore import VolumeReport
-from imager.repository.view import ImageView
+from imager.archive.reader import OpenArchive
+from imager.placing import VolumeReport
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ class Restoration:
     """A plan with all it was made from; `required` maps target path → what must be typed to confirm it, `holds`
     target path → what is on it now, in lines."""
 
-    image: OpenImage
+    image: Opened
     inventory: Inventory
     plan: Plan
     options: RestoreOptions
@@ -116,7 +116,7 @@ class Restoration:
     holds: dict[str, list[str]] = field(default_factory=dict)
 
 
-def plan_restore(image: OpenImage, options: RestoreOptions, runner: Runner) -> Restoration:
+def plan_restore(image: Opened, options: RestoreOptions, runner: Runner) -> Restoration:
     """Look at the machine and plan. Writes nothing; refusals are in the plan (`plan.require()` raises them)."""
     layout = image.manifest.layout
     _check_scratch(options.scratch)
@@ -284,8 +284,13 @@ def confirm(restoration: Restoration, given: Sequence[str], ask: Callable[[str, 
         )
 
 
-def _require_whole(image: OpenImage, plan: Plan) -> None:
-    """ObjectMissingError when packs of what is to be written are at no site: said before anything is overwritten."""
+def _require_whole(image: Opened, plan: Plan) -> None:
+    """ObjectMissingError when packs of what is to be written are at no site: said before anything is overwritten. So
+    is what an archive cannot do."""
+    if isinstance(image, OpenArchive):
+        if any(isinstance(each, ShrinkFilesystem | RecreateFilesystem) for each in plan.actions):
+            need_any_place(image, "shrinking a filesystem or making it anew")
+        return require_parts(image)
     wanted = [
         image.manifest.volume(each.volume)
         for each in plan.actions
@@ -379,11 +384,11 @@ def apply_restore(
     )
 
 
-def _try_passphrase(image: OpenImage, name: str, passphrase: bytes, runner: Runner) -> None:
+def _try_passphrase(image: Opened, name: str, passphrase: bytes, runner: Runner) -> None:
     """Against the header as the image has it. Raises KeyMissingError."""
     volume = image.manifest.volume(f"{name}-header")
     with tempfile.NamedTemporaryFile(prefix="refloat-header-") as file:
-        file.write(ImageView(image).read(volume, 0, volume.spec.size_bytes))
+        file.write(read_small(image, volume))
         file.truncate(volume.spec.size_bytes + MIB)  # cryptsetup wants room for data, too
         file.flush()
         build.require_passphrase(file.name, name, passphrase, runner)

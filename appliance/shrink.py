@@ -13,11 +13,11 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
+from appliance.opened import Opened, need_any_place
 from core.errors import TargetError, ToolError
 from core.monitor import Monitor
 from core.run import Runner
 from core.sizes import KIB, format_size
-from imager.repository.reader import OpenImage
 from imager.repository.view import ImageView
 from imager.scratch import Scratch
 from imager.volumefs import VolumeFiles, served
@@ -27,7 +27,7 @@ _HOURS = 12 * 3600
 
 @contextlib.contextmanager
 def shrunk(
-    image: OpenImage, sizes: Mapping[str, tuple[int, int]], folder: Path | None, runner: Runner, monitor: Monitor
+    image: Opened, sizes: Mapping[str, tuple[int, int]], folder: Path | None, runner: Runner, monitor: Monitor
 ) -> Iterator[dict[str, Scratch]]:
     """The volumes of `sizes` (name → (new size, scratch estimate), bytes) as overlays, shrunk to their new sizes.
 
@@ -39,6 +39,7 @@ def shrunk(
         return
     place = folder or Path(tempfile.gettempdir())
     _need_room(place, sum(scratch for _, scratch in sizes.values()))
+    image = need_any_place(image, "shrinking a filesystem")
     view = ImageView(image)
     with contextlib.ExitStack() as stack:
         overlays: dict[str, Scratch] = {}

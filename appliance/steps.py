@@ -9,6 +9,7 @@ import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from appliance.opened import Opened, write_volumes
 from appliance.recreate import Source, recreate
 from core.layout import Content, VolumeRole
 from core.monitor import Monitor
@@ -38,8 +39,7 @@ from hardware.boot.values import BootReport, BootRequest, Restored
 from hardware.machine import Inventory
 from hardware.retire import retire
 from hardware.stack import build
-from imager.repository.reader import OpenImage
-from imager.repository.restore import Restore, VolumeReport, VolumeTarget
+from imager.placing import VolumeReport, VolumeTarget
 from imager.scratch import Scratch
 from imager.target import Target
 
@@ -71,7 +71,7 @@ class Hand:
     """What a restore works with. `passphrases` are by the names of LUKS containers, `built` takes down what was built,
     and `boot` is the report of making it bootable."""
 
-    image: OpenImage
+    image: Opened
     actions: Sequence[Action]
     inventory: Inventory
     overlays: Mapping[str, Scratch]
@@ -146,7 +146,7 @@ class Hand:
                     shared = each.path in held or is_claimed_for_partitions(each.path)
                     disks[each.path] = Target(each.path, shared=shared)
                     stack.callback(disks[each.path].close)
-            reports = Restore(self.image, targets, disks, self.monitor, read_back=self.read_back).run()
+            reports = write_volumes(self.image, targets, disks, self.monitor, read_back=self.read_back)
         # udev reads the table of a disk again when one who wrote to it lets go; its partitions are gone for a moment
         settle(self.runner)
         return reports

@@ -19,7 +19,7 @@ from imager.hold.decide import Facts
 from imager.hold.window import too_full
 from imager.repository.capture import SiteResult
 from imager.repository.lineage import SiteState
-from imager.repository.manifest import Volume
+from imager.volumes import Volume
 
 #: A kept snapshot costs its pool what is overwritten until the next night.
 _KEEP_BELOW = 0.85

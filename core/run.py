@@ -181,6 +181,73 @@ def start_companion(argv: Sequence[str], *, purpose: str) -> Companion:
     return Companion(process)
 
 
+class Pipeline:
+    """Tools in a row, each reading what the one before it writes. `stdin` feeds the first (unbuffered), `stdout` is
+    what the last one says; both are for one thread each."""
+
+    def __init__(self, processes: list[subprocess.Popen[bytes]], purpose: str, errors: list[IO[bytes]]) -> None:
+        self._processes, self._purpose, self._errors = processes, purpose, errors
+        first, last = processes[0].stdin, processes[-1].stdout
+        assert first is not None and last is not None  # noqa: S101 - Popen was given PIPE
+        self.stdin: IO[bytes] = first
+        self.stdout: IO[bytes] = last
+
+    def finish(self, timeout: float = 600) -> None:
+        """Wait for all of them and judge them, the first in the row first. Raises ToolError."""
+        results = []
+        for process, errors in zip(self._processes, self._errors, strict=True):
+            argv = tuple(map(str, process.args))  # type: ignore[arg-type]
+            try:
+                code = process.wait(timeout)
+            except subprocess.TimeoutExpired as error:
+                raise ToolError(f"could not {self._purpose}: {argv[0]} did not end", argv=list(argv)) from error
+            errors.seek(0)
+            results.append(Result(argv, code, b"", errors.read()))
+        # One that lost its reader only shows what happened behind it.
+        for result in sorted(results, key=lambda each: each.code == -signal.SIGPIPE):
+            _judge(result, (0,), self._purpose)
+
+    def kill(self) -> None:
+        """End them all at once; whoever writes to them or reads from them sees that."""
+        for process in self._processes:
+            if process.poll() is None:
+                process.kill()
+
+
+@contextlib.contextmanager
+def pipeline(argvs: Sequence[Sequence[str]], *, purpose: str, keep: Sequence[int] = ()) -> Iterator[Pipeline]:
+    """Start tools in a row; killed and reaped when the block is left. `keep` are file descriptors they inherit."""
+    processes: list[subprocess.Popen[bytes]] = []
+    with contextlib.ExitStack() as stack:
+        errors: list[IO[bytes]] = [stack.enter_context(tempfile.TemporaryFile()) for _ in argvs]
+        stack.callback(_reap, processes)
+        for argv, said in zip(argvs, errors, strict=True):
+            log.debug("pipeline: %s", shlex.join(argv))
+            source = processes[-1].stdout if processes else subprocess.PIPE
+            try:
+                process = subprocess.Popen(  # noqa: S603 - list argv, no shell
+                    list(argv), stdin=source, stdout=subprocess.PIPE, stderr=said, env=_environment(), bufsize=0,
+                    pass_fds=tuple(keep), process_group=0,
+                )  # fmt: skip
+            except OSError as error:
+                raise _not_started(argv, purpose, error) from error
+            if processes and processes[-1].stdout is not None:
+                processes[-1].stdout.close()  # only the next one reads it: a reader that dies is noticed
+            processes.append(process)
+        yield Pipeline(processes, purpose, errors)
+
+
+def _reap(processes: list[subprocess.Popen[bytes]]) -> None:
+    for process in processes:
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+        for end in (process.stdin, process.stdout):
+            if end is not None:
+                with contextlib.suppress(OSError):
+                    end.close()
+
+
 def find_tool(name: str) -> str | None:
     """Full path of a tool on the built PATH, or None."""
     return shutil.which(name, path=_PATH)

@@ -138,8 +138,9 @@ SETTINGS: tuple[Setting, ...] = (
             "while it is needed; 0: not locked.", "30", high=36_500),
     Setting("site", "lock_mode", Kind.TEXT, "governance", "Object Lock: governance (an administrator of the bucket can "
             "lift it) or compliance (nobody can).", '"compliance"', choices=("governance", "compliance")),
-    Setting("site", "mechanisms", Kind.TEXTS, ("repository",), "In which formats images are kept there.",
-            '["repository"]', choices=("repository",)),
+    Setting("site", "mechanisms", Kind.TEXTS, ("repository",), "In which formats images are kept there; an archive is "
+            "opened with stock tools alone (docs/archive.md).",
+            '["repository"]', choices=("repository", "archive")),
     Setting("retention", "daily", Kind.INTEGER, 12, "Of how many days the last image stays.", "12", low=1, high=36500),
     Setting("retention", "monthly", Kind.INTEGER, 3, "Of how many past months the last image stays.", "3", high=1200),
     Setting("retention", "yearly", Kind.INTEGER, 1, "Of how many past years the last image stays.", "1", high=100),

@@ -15,9 +15,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from core.errors import TargetError
-from imager.repository.manifest import Volume
 from imager.repository.view import ImageView
 from imager.spans import BLOCK_BYTES
+from imager.volumes import Volume
 
 
 class Scratch:

@@ -21,9 +21,10 @@ import mfusepy
 
 from core.errors import RefloatError, ToolError
 from core.run import Runner
-from imager.repository.manifest import Manifest, Volume
+from imager.repository.manifest import Manifest
 from imager.repository.view import ImageView
 from imager.scratch import Scratch
+from imager.volumes import Volume
 
 log = logging.getLogger("refloat.mount")
 

@@ -76,6 +76,20 @@ def _as_dict(outcome: ImageOutcome) -> dict[str, object]:
             }
             for each in outcome.sites
         ],
+        "archives": [
+            {
+                "name": each.name,
+                "status": each.status,
+                "image": each.result.image if each.result else None,
+                "kind": each.result.kind if each.result else None,
+                "base": each.result.base if each.result else None,
+                "data_bytes": each.result.data_bytes if each.result else 0,
+                "stored_bytes": each.result.stored_bytes if each.result else 0,
+                "seconds": each.result.seconds if each.result else 0.0,
+                "error": each.error.as_dict() if each.error else None,
+            }
+            for each in outcome.archives
+        ],
         "volumes": [
             {
                 "name": each.spec.name,
@@ -109,6 +123,11 @@ def _table(context: Context, outcome: ImageOutcome) -> None:
             each.name, each.status, format_size(each.read_bytes), format_size(each.changed_bytes),
             format_size(each.stored_bytes), f"{each.seconds:.1f}", f"{rate:.0f}" if each.status == "committed" else "",
         )  # fmt: skip
+    for archive in outcome.archives:
+        made = archive.result
+        sizes = (made.data_bytes, made.stored_bytes) if made else ()
+        told = f"{archive.status} ({made.kind} archive)" if made else f"{archive.status} (archive)"
+        table.add_row(archive.name, told, "", *map(format_size, sizes), f"{made.seconds:.1f}" if made else "")
     context.print(table)
     context.print(_volumes(outcome))
     if outcome.window_seconds:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from appliance.catalog import Catalog, ImageEntry
+from appliance.catalog import ArchiveEntry, Catalog, ImageEntry
 from appliance.cli.common import Context, command, plain
 from core.layout import Disk, Role
 from core.sizes import format_size
@@ -24,7 +24,11 @@ def images(context: Context, servers: tuple[str, ...]) -> None:
     """
     catalog = Catalog(context.unlock(need_identity=False), context.monitor)
     rows = [entry for server in servers or catalog.servers() for entry in catalog.images(server)]
-    context.emit({"images": [_row(entry) for entry in rows]}, lambda: _table(context, rows))
+    archives = [entry for server in servers or catalog.servers() for entry in catalog.archives(server)]
+    context.emit(
+        {"images": [_row(entry) for entry in rows], "archives": [_archive_row(entry) for entry in archives]},
+        lambda: _table(context, rows, archives),
+    )
 
 
 def _row(entry: ImageEntry) -> dict[str, object]:
@@ -42,7 +46,24 @@ def _row(entry: ImageEntry) -> dict[str, object]:
     }
 
 
-def _table(context: Context, rows: list[ImageEntry]) -> None:
+def _archive_row(entry: ArchiveEntry) -> dict[str, object]:
+    found = entry.stored.description if entry.stored else None
+    return {
+        "server": entry.server,
+        "image": f"archives/{entry.image}",
+        "state": found.state if found else "unreadable",
+        "taken_at": found.taken_at if found else None,
+        "kind": found.kind if found else None,
+        "base": f"archives/{found.base.image}" if found and found.base else None,
+        "note": found.note if found else "",
+        "size_bytes": sum(volume.spec.size_bytes for volume in found.volumes) if found else None,
+        "data_bytes": found.data_bytes if found else None,
+        "sites": {name: received.isoformat() for name, received in entry.sites.items()},
+        "trouble": entry.trouble,
+    }
+
+
+def _table(context: Context, rows: list[ImageEntry], archives: list[ArchiveEntry]) -> None:
     from rich.table import Table
 
     table = Table()
@@ -59,7 +80,17 @@ def _table(context: Context, rows: list[ImageEntry]) -> None:
             plain(" ".join(entry.sites)),
             plain(manifest.note if manifest else "; ".join(entry.trouble)),
         )
-    context.print(table if rows else "no images yet; `refloat image` takes one")
+    for archive in archives:
+        found = archive.stored.description if archive.stored else None
+        table.add_row(
+            f"{archive.server}/archives/{archive.image}",
+            f"{found.state}, {found.kind} archive" if found else "[red]unreadable[/red]",
+            format_size(sum(volume.spec.size_bytes for volume in found.volumes)) if found else "",
+            format_size(found.data_bytes) if found else "",
+            plain(" ".join(archive.sites)),
+            plain(found.note if found else "; ".join(archive.trouble)),
+        )
+    context.print(table if rows or archives else "no images yet; `refloat image` takes one")
 
 
 @click.command()

@@ -88,16 +88,18 @@ def restore(
 ) -> None:  # fmt: skip
     """Put IMAGE back onto disks: plan, confirm, write, read back, make it boot.
 
-    Blocks that are right already are not written: run it again and it goes on where it was.
+    Blocks that are right already are not written: run it again and it goes on where it was. IMAGE may be an archive
+    (SERVER/archives/TIME): it is written from its beginning, and onto disks as large as the old ones.
 
     \b
     refloat restore web1/latest --kit fleet.kit --to S4EWNX0R123 --plan
     refloat restore web1/latest --kit fleet.kit --to S4EWNX0R123 --confirm S4EWNX0R123
     refloat restore web1/latest --kit fleet.kit --to /dev/sdb --grow last
     refloat restore web1/latest --kit fleet.kit --to SMALL123 --recreate vda-part4
+    refloat restore web1/archives/latest --kit fleet.kit --to S4EWNX0R123
     """
     runner = SystemRunner()
-    opened = Catalog(context.unlock(), context.monitor, sites).open(image)
+    opened = Catalog(context.unlock(), context.monitor, sites).open_any(image)
     nic_map = _pairs(nics, "--nic") or None
     options = RestoreOptions(
         to, only, grow, unused, not no_read_back, scratch, overwrite_unseen, not no_repair, firmware or "",
@@ -240,12 +242,13 @@ def _report_page(context: Context, report: RestoreReport) -> None:
 @click.option("-o", "--output", required=True, metavar="FILE|-", help="File to create, or - for stdout.")
 def export(context: Context, image: str, volume: str, output: str) -> None:
     """Write one VOLUME of IMAGE, raw, to a file or a pipe; every block is checked. Unused blocks are zeros.
+    An archive (SERVER/archives/TIME) goes to a file only.
 
     \b
     refloat export web1/latest vda-part3 -o root.img --kit fleet.kit
     refloat export web1/latest vda-part3 -o - --kit fleet.kit | ssh other 'cat > /dev/vdb1'
     """
-    opened = Catalog(context.unlock(), context.monitor).open(image)
+    opened = Catalog(context.unlock(), context.monitor).open_any(image)
     names = [each.spec.name for each in opened.manifest.volumes]
     if volume not in names:
         raise ConfigError(f"the image has no volume {volume!r}", hint=f"it has: {', '.join(names)}")

@@ -13,9 +13,9 @@ from typing import TypeVar
 import msgspec
 
 from core.errors import FormatError, ObjectMissingError, VersionError
-from imager.repository.manifest import TIME
 from imager.repository.store import Repository, blamed
 from imager.sites.base import ObjectInfo
+from imager.volumes import TIME
 
 OBJECT_MAX = 1 << 20
 #: A lease holds no longer than this after the site received it, whatever it says: who may restore must not be able to

@@ -6,15 +6,14 @@ from __future__ import annotations
 
 import random
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from imager.blocks import clear_pages, digest_block
 from imager.changes import Changes
-from imager.repository.frames import digest_block
 from imager.repository.segments import DATA, ZERO, Item
-from imager.repository.worker import clear_pages
 from imager.source import Reader
-from imager.spans import BLOCK_BYTES
+from imager.spans import BLOCK_BYTES, Span
 
 #: So many blocks are read at least, however small the share is.
 LEAST_BLOCKS = 64
@@ -35,6 +34,25 @@ def is_trusted(item: Item | None, mask: int) -> bool:
     """Whether an unchanged block is what the parent has of it: with the same free pages it has the same digest; and
     one of zeros is one whatever its free pages are (others are among the changes, `Bases.save`)."""
     return item is not None and (item.kind == ZERO or (item.kind == DATA and item.mask == mask))
+
+
+def unread(
+    piece: Span, known: list[list[Item | None]], changes: Changes | None
+) -> Iterator[tuple[Span, list[list[Item | None]]]]:
+    """The parts of a span that must be read, with what the lineages have of them: all of it, or, with change tracking,
+    the blocks that changed or that any lineage's parent cannot be trusted for. The others stay what they are."""
+    if changes is None:
+        yield piece, known
+        return
+    start = 0
+    for index in range(len(piece.masks) + 1):
+        if index < len(piece.masks) and not (
+            piece.block + index not in changes and all(is_trusted(items[index], piece.masks[index]) for items in known)
+        ):
+            continue
+        if index > start:
+            yield Span(piece.block + start, piece.masks[start:index]), [items[start:index] for items in known]
+        start = index + 1
 
 
 def audit(

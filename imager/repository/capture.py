@@ -28,7 +28,8 @@ from core.monitor import Monitor, Task
 from core.run import Runner
 from imager.changes import Changes
 from imager.keys import DataKey, ServerKeys, seal_key
-from imager.repository.audit import Audit, audit
+from imager.reading import MapAhead, volume_pieces
+from imager.repository.audit import Audit, audit, unread
 from imager.repository.feed import Feed, Lease, Patience, Pool
 from imager.repository.frames import SEALED_MAX, PackRef
 from imager.repository.journal import JournalWriter
@@ -40,17 +41,16 @@ from imager.repository.manifest import (
     ServerCard,
     ServerRef,
     Totals,
-    Volume,
     decode_manifest,
     seal_envelope,
-    volume_ids,
 )
 from imager.repository.packs import OVERHEAD, PackBuilder
-from imager.repository.reading import MapAhead, unread, volume_pieces
 from imager.repository.segments import Item, SegmentBuilder, digest_of
 from imager.repository.worker import SealedFrame, SpanResult, Workshop
 from imager.source import Pace, Reader, Source, reading
 from imager.spans import BLOCK_BYTES, Idle, Span
+from imager.tap import Tap
+from imager.volumes import Volume, volume_ids
 
 #: Buffers beyond those that open packs hold: one being filled, the rest on their way.
 _POOL_BUFFERS = 4
@@ -62,7 +62,8 @@ class Request:
     """What to image, and how. `image` is its name (TIME); `sources` belong to `layout`. `check` raises when the sources
     do not hold still any more; it is asked often, and with True once more before anything is committed. `frozen_ms`:
     how long filesystems stood still for it. `audit_share` (0 to 1) of the blocks that change tracking calls unchanged
-    are read all the same."""
+    are read all the same. `taps` get every block that is read: with any, everything is read, for change tracking tells
+    what changed since the night before, and not since what they compare with."""
 
     keys: ServerKeys
     recipients: tuple[str, ...]
@@ -80,6 +81,7 @@ class Request:
     check: Callable[[bool], None] = lambda last: None
     audit_share: float = 0.001
     frozen_ms: int = 0
+    taps: tuple[Tap, ...] = ()
 
 
 @dataclass
@@ -122,7 +124,7 @@ class Capture:
         self._patience = Patience(list(self._feeds.values()), self._pool)
         self._lineages = group_sites(sites, self._server_id, self._emitter)
         self._packs: dict[int, _OpenPack] = {}
-        self._workshop = Workshop(self._key, self._server_id, request.keys.digest_key, request.level)
+        self._workshop = Workshop(self._key, self._server_id, request.keys.digest_key, request.level, request.taps)
         self._pace = Pace(request.bandwidth)
         self._read_bytes = 0
         self._stored = dict.fromkeys(self._feeds, 0)
@@ -188,6 +190,8 @@ class Capture:
             changes, audited = self._audited(source, volume, reader)
             for piece in volume_pieces(source, used):
                 if isinstance(piece, Idle):
+                    for tap in self._request.taps:
+                        tap.idle(source.spec.name, piece)
                     flying.append((piece, [each for each in self._lineages if each.idle_changed(volume, piece)]))
                     task.advance(piece.count * BLOCK_BYTES)
                 else:
@@ -195,7 +199,7 @@ class Capture:
                     known = [lineage.known(volume, piece) for lineage in self._lineages]
                     for span, parts in unread(piece, known, changes):
                         read_bytes += len(span.masks) * BLOCK_BYTES
-                        job = pool.submit(self._workshop.process, reader, volume, span, parts)
+                        job = pool.submit(self._workshop.process, reader, source.spec.name, volume, span, parts)
                         flying.append((span, parts, job))
                     task.advance(len(piece.masks) * BLOCK_BYTES)
                 while len(flying) > 4 * threads:
@@ -219,6 +223,9 @@ class Capture:
         """The changes that may be relied on (None: read everything), after a look whether they can be."""
         name, changes, result = source.spec.name, source.changed, Audit()
         if changes is None:
+            return None, result
+        if self._request.taps:
+            self._monitor.step(f"{name} is read in full: an archive is compared with its own full")
             return None, result
         if not all(lineage.can_be_tracked for lineage in self._lineages):
             self._monitor.step(f"{name} is read in full: a site has packs of a run that was killed")

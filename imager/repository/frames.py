@@ -1,5 +1,4 @@
-"""Frames: up to 16 blocks, one zstd frame, sealed with AES-256-GCM; and block digests (`docs/format.md`, Frame,
-Blocks).
+"""Frames: up to 16 blocks, one zstd frame, sealed with AES-256-GCM (`docs/format.md`, Frame).
 
 Called in the hot loop of every worker thread; the C parts release the GIL.
 """
@@ -19,8 +18,6 @@ from imager.spans import BLOCK_BYTES, SPAN_BLOCKS
 
 FRAME_BLOCKS = SPAN_BLOCKS
 FRAME_BYTES = FRAME_BLOCKS * BLOCK_BYTES
-ZERO_BLOCK = bytes(BLOCK_BYTES)
-_POSITION = struct.Struct("<IQ")
 _NUMBER = struct.Struct("<Q")
 _PURPOSE = b"refloat frame 1\0"
 _FAST_LEVELS = frozenset({1, 2, 3, 4})
@@ -54,13 +51,6 @@ class Frame:
     pack: PackRef | None = None
 
 
-def digest_block(key: bytes, block: memoryview | bytes, volume: int, number: int) -> bytes:
-    """The keyed digest of one 65,536-byte block at its position."""
-    hasher = blake3(block, key=key)
-    hasher.update(_POSITION.pack(volume, number))
-    return hasher.digest()
-
-
 def digest_bytes(data: bytes | memoryview) -> bytes:
     """The digest of an object or of a sealed frame, for proofs without keys: plain BLAKE3."""
     return blake3(data).digest()
@@ -76,14 +66,6 @@ def compressor(level: int) -> zstandard.ZstdCompressor:
     tuned = {"hash_log": 15, "chain_log": 15, "min_match": 6} if level == 3 else {"hash_log": 15}
     chosen = zstandard.ZstdCompressionParameters.from_level(level, source_size=FRAME_BYTES, **tuned)
     return zstandard.ZstdCompressor(compression_params=chosen)
-
-
-def is_zero(block: memoryview) -> bool:
-    """Whether a 65,536-byte block is all zeros; nearly free when it is not."""
-    # Two probes settle almost every block; only then pay for the copy that memcmp needs.
-    if block[:16] != ZERO_BLOCK[:16] or block[-16:] != ZERO_BLOCK[:16]:
-        return False
-    return block.tobytes() == ZERO_BLOCK
 
 
 class Sealer:

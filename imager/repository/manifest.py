@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import hashlib
 import re
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -13,10 +12,10 @@ from typing import Any, TypeVar
 import msgspec
 
 from core.errors import FormatError, TrustError, VersionError
-from core.layout import Layout, VolumeSpec, partition_node
+from core.layout import Layout
 from imager.keys import ID_BYTES, fingerprint, verify_signature
-from imager.repository.segments import BLOCK_MAX, ITEMS_MAX, SEGMENT_MAX
-from imager.spans import BLOCK_BYTES
+from imager.repository.segments import ITEMS_MAX, SEGMENT_MAX
+from imager.volumes import SERVER_NAME, TIME, Volume, all_natural, check_volumes, need
 
 VERSION = 1
 MANIFEST_MAX = 64 << 20
@@ -24,15 +23,9 @@ CARD_MAX = 4 << 10
 #: Characters.
 NOTE_MAX = 4096
 _SEALED_MAX = 64 << 10
-TIME = re.compile(r"\d{8}T\d{6}Z")
-SERVER_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
-_VOLUME_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,119}")
 _HEX_ID = re.compile(rf"[0-9a-f]{{{2 * ID_BYTES}}}")
 _HEX_DIGEST = re.compile(r"[0-9a-f]{64}")
 _LAYERS_MAX = 256
-_HELD = frozenset({"", "offline", "lvm-thick", "lvm-thin", "frozen", "agreed", "live"})
-_TRACKED = frozenset({"", "thin", "cow"})
-_SECTORS = frozenset(1 << bits for bits in range(9, 17))
 _T = TypeVar("_T")
 
 
@@ -60,32 +53,6 @@ class SegmentRef(_Strict, frozen=True, kw_only=True):
     items: int
     first: tuple[int, int]
     last: tuple[int, int]
-
-
-class Volume(_Strict, frozen=True, kw_only=True):
-    """One imaged volume. `method` is `used`, `whole` or `live`; `unreadable` lists [offset, length] taken as zeros.
-
-    `held` is how it stood still (`offline`, `lvm-thick`, `lvm-thin`, `frozen`, `agreed`, `live`; empty: made by an
-    older agent); `tracked` by what it was known what changed (`thin`, `cow`; empty: all was read), `read_bytes` how
-    much was read of it, `audited` how many blocks believed unchanged were read besides, `audit_missed` how many of
-    those had changed (then all was read after all).
-    """
-
-    id: int
-    spec: VolumeSpec
-    method: str
-    used_bytes: int
-    unreadable: tuple[tuple[int, int], ...] = ()
-    held: str = ""
-    tracked: str = ""
-    read_bytes: int = 0
-    audited: int = 0
-    audit_missed: int = 0
-
-    @property
-    def blocks(self) -> int:
-        """Number of 64 KiB blocks, the last one maybe partial."""
-        return -(-self.spec.size_bytes // BLOCK_BYTES)
 
 
 class Totals(_Strict, frozen=True, kw_only=True):
@@ -221,19 +188,6 @@ def decode_server_card(data: bytes, pin: str | None) -> tuple[ServerCard, str]:
     return card, signer
 
 
-def volume_ids(specs: tuple[VolumeSpec, ...]) -> dict[str, int]:
-    """Volume name → id, from the keys alone, so that every site and every night agree (`docs/format.md`, Blocks)."""
-    ids: dict[str, int] = {}
-    taken: set[int] = set()
-    for spec in sorted(specs, key=lambda each: each.key):
-        number = int.from_bytes(hashlib.sha256(spec.key.encode()).digest()[:4], "little")
-        while number in taken:
-            number = (number + 1) % (1 << 32)
-        taken.add(number)
-        ids[spec.name] = number
-    return ids
-
-
 def _decode_body(text: str, decoder: msgspec.json.Decoder[_T]) -> _T:
     try:
         return decoder.decode(text)
@@ -253,95 +207,33 @@ def _refuse_version(data: bytes) -> None:
         )
 
 
-def _need(condition: bool, what: str) -> None:
-    if not condition:
-        raise FormatError(f"a manifest's {what} is impossible")
-
-
 def _check(manifest: Manifest) -> None:
-    _need(SERVER_NAME.fullmatch(manifest.server.name) is not None, "server name")
-    _need(_HEX_ID.fullmatch(manifest.server.id) is not None, "server id")
-    _need(TIME.fullmatch(manifest.image) is not None, "image time")
-    _need(manifest.state in ("complete", "damaged"), "state")
-    _need(len(manifest.note) <= NOTE_MAX, "note")
+    need(SERVER_NAME.fullmatch(manifest.server.name) is not None, "server name")
+    need(_HEX_ID.fullmatch(manifest.server.id) is not None, "server id")
+    need(TIME.fullmatch(manifest.image) is not None, "image time")
+    need(manifest.state in ("complete", "damaged"), "state")
+    need(len(manifest.note) <= NOTE_MAX, "note")
     if manifest.parent is not None:
-        _need(TIME.fullmatch(manifest.parent.image) is not None and manifest.parent.image < manifest.image, "parent")
-        _need(_HEX_DIGEST.fullmatch(manifest.parent.digest) is not None, "parent")
-    _need(
+        need(TIME.fullmatch(manifest.parent.image) is not None and manifest.parent.image < manifest.image, "parent")
+        need(_HEX_DIGEST.fullmatch(manifest.parent.digest) is not None, "parent")
+    need(
         len(manifest.digest_key) <= _SEALED_MAX and all(len(each) <= _SEALED_MAX for each in manifest.keys.values()),
         "keys",
     )
-    _need(all(_HEX_ID.fullmatch(each) for each in manifest.keys), "key ids")
-    _need(_all_natural(manifest.layout) and _all_natural(manifest.totals), "numbers")
-    _check_layout(manifest.layout)
-    _check_volumes(manifest)
-    _need(len(manifest.layers) <= _LAYERS_MAX, "number of layers")
+    need(all(_HEX_ID.fullmatch(each) for each in manifest.keys), "key ids")
+    need(all_natural(manifest.layout) and all_natural(manifest.totals), "numbers")
+    check_volumes(manifest.layout, manifest.volumes)
+    need(len(manifest.layers) <= _LAYERS_MAX, "number of layers")
     for layer in manifest.layers:
         _check_layer(layer)
-
-
-def _all_natural(value: object) -> bool:
-    """Whether every number in a structure is one that 64 bits hold, and not negative."""
-    if isinstance(value, msgspec.Struct):
-        return all(_all_natural(getattr(value, name)) for name in value.__struct_fields__)
-    if isinstance(value, tuple):
-        return all(_all_natural(each) for each in value)
-    return not isinstance(value, int) or 0 <= value < 1 << 64
-
-
-def _check_layout(layout: Layout) -> None:
-    _need(len({disk.name for disk in layout.disks}) == len(layout.disks), "layout (two disks of one name)")
-    for disk in layout.disks:
-        _need(_VOLUME_NAME.fullmatch(disk.name) is not None, "disk name")
-        _need(disk.size_bytes > 0 and disk.sector_bytes in _SECTORS, "disk size")
-        for part in disk.table.partitions if disk.table else ():
-            _need(part.number > 0 and part.size_bytes > 0 and part.end_bytes <= disk.size_bytes, "partition")
-
-
-def _node_sizes(layout: Layout) -> dict[str, int]:
-    """The size of every node that a volume may lie on. A name that stands twice is impossible."""
-    parts = [
-        (partition_node(disk.name, part.number), part.size_bytes)
-        for disk in layout.disks
-        for part in (disk.table.partitions if disk.table else ())
-    ]
-    upper = [(volume.node, volume.size_bytes) for group in layout.groups for volume in group.volumes]
-    upper += [(disk.name, disk.size_bytes) for disk in layout.disks]
-    upper += [(array.name, array.size_bytes) for array in layout.arrays]
-    upper += [(crypt.name, crypt.size_bytes) for crypt in layout.crypts]
-    found = dict(parts + upper)
-    _need(len(found) == len(parts) + len(upper), "layout (two nodes of one name)")
-    _need(all(_VOLUME_NAME.fullmatch(name) for name in found), "node name")
-    return found
-
-
-def _check_volumes(manifest: Manifest) -> None:
-    sizes = _node_sizes(manifest.layout)
-    ids = {volume.id for volume in manifest.volumes}
-    names = {volume.spec.name for volume in manifest.volumes}
-    _need(len(ids) == len(names) == len(manifest.volumes), "volume list (a name or id stands twice)")
-    for volume in manifest.volumes:
-        spec = volume.spec
-        _need(_VOLUME_NAME.fullmatch(spec.name) is not None, "volume name")
-        _need(_all_natural(spec) and volume.used_bytes >= 0 <= volume.read_bytes, "volume numbers")
-        _need(0 <= volume.id < 1 << 32 and 0 < spec.size_bytes <= BLOCK_MAX * BLOCK_BYTES, "volume size or id")
-        _need(spec.disk in sizes and 0 <= spec.offset_bytes, "volume place")
-        _need(spec.offset_bytes + spec.size_bytes <= sizes[spec.disk], "volume place")
-        _need(volume.method in ("used", "whole", "live"), "volume method")
-        _need(volume.held in _HELD and volume.tracked in _TRACKED, "volume method")
-        _need(0 <= volume.audit_missed <= volume.audited < 1 << 64, "volume numbers")
-        _need(
-            all(0 <= at and 0 < size and at + size <= spec.size_bytes for at, size in volume.unreadable),
-            "unreadable range",
-        )
 
 
 def _check_layer(layer: tuple[SegmentRef, ...]) -> None:
     last = (-1, -1)
     for ref in layer:
-        _need(_HEX_DIGEST.fullmatch(ref.digest) is not None, "segment digest")
-        _need(0 < ref.size_bytes <= SEGMENT_MAX and 0 < ref.items <= ITEMS_MAX, "segment size")
-        _need(last < ref.first <= ref.last, "segment order")
+        need(_HEX_DIGEST.fullmatch(ref.digest) is not None, "segment digest")
+        need(0 < ref.size_bytes <= SEGMENT_MAX and 0 < ref.items <= ITEMS_MAX, "segment size")
+        need(last < ref.first <= ref.last, "segment order")
         last = ref.last
 
 

@@ -10,13 +10,15 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 from core.errors import CorruptError, FormatError, RefloatError, SiteError
+from imager.blocks import digest_block
 from imager.keys import ID_BYTES, Identities
-from imager.repository.frames import Frame, Opener, PackRef, digest_block
+from imager.repository.frames import Frame, Opener, PackRef
 from imager.repository.layers import clip, stack
-from imager.repository.manifest import SegmentRef, Volume
+from imager.repository.manifest import SegmentRef
 from imager.repository.moved import Place
 from imager.repository.segments import Item, Segment
 from imager.repository.store import Repository, StoredImage, blamed, place_of
+from imager.volumes import Volume
 
 _T = TypeVar("_T")
 _HINT = "no site that was asked has it whole: `refloat verify` tells which images are touched; take an older one"

@@ -14,12 +14,11 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from core.errors import CorruptError, WriteError
 from core.monitor import Monitor, Task
+from imager.placing import Overlay, VolumeReport, VolumeTarget
 from imager.repository.frames import FRAME_BYTES, Frame
-from imager.repository.manifest import Volume
 from imager.repository.moved import Place
 from imager.repository.reader import OpenImage
 from imager.repository.segments import DATA, UNUSED, ZERO, Item
@@ -27,48 +26,11 @@ from imager.repository.store import near, place_of
 from imager.repository.view import ImageView
 from imager.spans import BLOCK_BYTES
 from imager.target import Target
+from imager.volumes import Volume
 
 _WINDOW_BLOCKS = 16 << 10
 _CHECK_THREADS = 2
 _SAMPLE = 64
-
-
-class Overlay(Protocol):
-    """Blocks of a volume that were changed before it is written (a shrunk filesystem)."""
-
-    def has(self, block: int) -> bool: ...
-
-    def blocks(self) -> Iterator[tuple[int, memoryview]]:
-        """Changed blocks in order, each 65,536 bytes, page-aligned."""
-        ...
-
-
-@dataclass(frozen=True)
-class VolumeTarget:
-    """Where a volume goes: `size_bytes` of it (not more than it has) from `offset_bytes` of `path`. `keep` lists
-    byte ranges [start, stop) of the volume that are left as they are on the target; `unused` says what becomes of
-    blocks the filesystem does not use: `keep`, `discard` or `zero`."""
-
-    volume: str
-    path: str
-    offset_bytes: int
-    size_bytes: int
-    keep: tuple[tuple[int, int], ...] = ()
-    overlay: Overlay | None = None
-    unused: str = "keep"
-
-
-@dataclass
-class VolumeReport:
-    """What was done to one volume, in bytes. `equal` was right already; `unused` was left, discarded or zeroed."""
-
-    volume: str
-    written_bytes: int = 0
-    equal_bytes: int = 0
-    zeroed_bytes: int = 0
-    unused_bytes: int = 0
-    unused: str = "keep"
-    verified_bytes: int = 0
 
 
 @dataclass(eq=False)

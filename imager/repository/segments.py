@@ -10,6 +10,7 @@ from core.errors import FormatError, VersionError
 from imager.keys import ID_BYTES
 from imager.repository.frames import FRAME_BLOCKS, SEALED_MAX, Frame, PackRef, digest_bytes
 from imager.repository.packs import PACK_MAX
+from imager.volumes import BLOCK_MAX
 
 MAGIC = b"REFLMAP\0"
 VERSION = 1
@@ -21,7 +22,6 @@ _ITEM = struct.Struct("<IQIBBH32s")
 _NO_DIGEST = bytes(32)
 DATA, ZERO, UNUSED = 0, 1, 2
 VOLUME_MAX = (1 << 32) - 1
-BLOCK_MAX = (1 << 47) - 1
 _RUN_MAX = (1 << 32) - 1
 #: The longest a well-formed segment can be.
 SEGMENT_MAX = _HEADER.size + ITEMS_MAX * (_PACK.size + ID_BYTES + _FRAME.size + _ITEM.size)

@@ -26,8 +26,6 @@ from imager.repository.frames import Frame, PackRef, digest_bytes
 from imager.repository.manifest import (
     CARD_MAX,
     MANIFEST_MAX,
-    SERVER_NAME,
-    TIME,
     Manifest,
     SegmentRef,
     ServerCard,
@@ -37,6 +35,7 @@ from imager.repository.manifest import (
 from imager.repository.moved import HOPS_MAX, Moved, Place, digest_in
 from imager.repository.segments import Item, Segment, digest_of
 from imager.sites.base import Buffer, Site
+from imager.volumes import SERVER_NAME, TIME
 
 T = TypeVar("T")
 _FETCH_BYTES = 4 << 20

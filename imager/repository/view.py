@@ -12,10 +12,11 @@ from typing import Generic, TypeVar
 from core.errors import CorruptError, FormatError
 from imager.repository.frames import FRAME_BYTES, Frame
 from imager.repository.layers import stack
-from imager.repository.manifest import SegmentRef, Volume
+from imager.repository.manifest import SegmentRef
 from imager.repository.reader import OpenImage
 from imager.repository.segments import DATA, Item, Segment
 from imager.spans import BLOCK_BYTES
+from imager.volumes import Volume
 
 _FRAMES_KEPT = 48
 _SEGMENTS_KEPT = 12

@@ -8,13 +8,14 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from imager.blocks import clear_pages, digest_block, is_zero
 from imager.keys import DataKey
-from imager.repository.frames import FRAME_BYTES, Frame, Sealer, digest_block, digest_bytes, is_zero
+from imager.repository.frames import FRAME_BYTES, Frame, Sealer, digest_bytes
 from imager.repository.segments import DATA, Item
 from imager.source import Reader
-from imager.spans import BLOCK_BYTES, PAGE_BYTES, PAGES, Span
+from imager.spans import BLOCK_BYTES, Span
+from imager.tap import Tap
 
-_ZERO_PAGE = bytes(PAGE_BYTES)
 #: How much more than a span its frames may hold. At 1.4 a year of nights costs 1.23 to 1.30 of the writes, and a
 #: restore fetches at most 1.22 of the bytes (simulated: `docs/keeping.md`).
 WEAR = 1.4
@@ -41,8 +42,9 @@ class SpanResult:
 class Workshop:
     """Shared by the worker threads of one run; each thread has its own buffers and contexts."""
 
-    def __init__(self, key: DataKey, server_id: bytes, digest_key: bytes, level: int) -> None:
+    def __init__(self, key: DataKey, server_id: bytes, digest_key: bytes, level: int, taps: Sequence[Tap] = ()) -> None:
         self._key, self._server_id, self._digest_key, self._level = key, server_id, digest_key, level
+        self._taps = taps
         self._numbers = itertools.count()  # next() on it is atomic under the GIL
         self._local = threading.local()
 
@@ -54,8 +56,10 @@ class Workshop:
             self._local.bench = made
         return made
 
-    def process(self, reader: Reader, volume: int, span: Span, parents: Sequence[Sequence[Item | None]]) -> SpanResult:
-        """`parents[g][i]` is what lineage `g` has of the span's block `i`, None for nothing."""
+    def process(
+        self, reader: Reader, name: str, volume: int, span: Span, parents: Sequence[Sequence[Item | None]]
+    ) -> SpanResult:
+        """`name` and id of the volume; `parents[g][i]`: what lineage `g` has of the span's block `i`, or None."""
         buffer, scratch, sealer = self._bench()
         view = buffer[: len(span.masks) * BLOCK_BYTES]
         reader.read(span.block * BLOCK_BYTES, view)
@@ -82,6 +86,8 @@ class Workshop:
         for index, need in enumerate(wanted):
             if need:
                 needs.setdefault(need, []).append(index)
+        for tap in self._taps:
+            tap.blocks(name, span.block, view, digests)
         frames = [self._seal(sealer, need, places, view, scratch) for need, places in needs.items()]
         return SpanResult(digests, frames)
 
@@ -123,10 +129,3 @@ def worn(digests: Sequence[bytes | None], known: Sequence[Item | None], changed:
         held += len(places) - blocks
         again += places
     return again
-
-
-def clear_pages(block: memoryview, mask: int) -> None:
-    """Set the pages in the mask to zeros."""
-    for page in range(PAGES):
-        if mask >> page & 1:
-            block[page * PAGE_BYTES : (page + 1) * PAGE_BYTES] = _ZERO_PAGE

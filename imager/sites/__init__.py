@@ -26,8 +26,8 @@ def open_site(name: str, url: str, **options: Any) -> Site:
     """The site called `name` at `url`; `options` go to its driver. Nothing is connected to before the first verb.
 
     `file:///folder` takes `create` (see `imager.sites.file`); `https://vault:port` `token`, `pins` and `addresses`
-    (`imager.sites.https`); `s3://bucket/prefix` what `imager.sites.s3` and its `Access` take. ConfigError for a URL that
-    no driver knows.
+    (`imager.sites.https`); `s3://bucket/prefix` what `imager.sites.s3` and its `Access` take. ConfigError for a URL
+    that no driver knows.
     """
     scheme = url.partition(":")[0].lower()
     if scheme not in _DRIVERS:

@@ -29,9 +29,10 @@ from appliance.seal import dearmor
 from core.errors import RefloatError
 from core.layout import Disk, Layout, Partition, Table, TableKind, volumes_of
 from core.settings import example_text
+from imager.blocks import digest_block
 from imager.keys import Identities, fingerprint, seal_key
 from imager.repository import journal
-from imager.repository.frames import FRAME_BYTES, Frame, Opener, PackRef, Sealer, digest_block
+from imager.repository.frames import FRAME_BYTES, Frame, Opener, PackRef, Sealer
 from imager.repository.journal import load_journals
 from imager.repository.manifest import (
     Manifest,
@@ -39,11 +40,9 @@ from imager.repository.manifest import (
     ServerCard,
     ServerRef,
     Totals,
-    Volume,
     decode_manifest,
     decode_server_card,
     open_envelope,
-    volume_ids,
 )
 from imager.repository.packs import PackBuilder, frames_of
 from imager.repository.reader import OpenImage
@@ -53,6 +52,7 @@ from imager.repository.view import ImageView
 from imager.sites.base import check_name
 from imager.sites.memory import MemorySite
 from imager.spans import BLOCK_BYTES
+from imager.volumes import Volume, volume_ids
 
 SERVER_ID, KEY_ID, KEY, DIGEST_KEY = b"s" * 16, b"k" * 16, b"K" * 32, b"D" * 32
 IMAGE = "20260101T020000Z"

@@ -14,11 +14,12 @@ from core.layout import Content, Disk, Layout, volumes_of
 from core.monitor import Monitor
 from core.run import SystemRunner
 from imager.keys import Identities, ServerKeys
+from imager.placing import VolumeReport, VolumeTarget
 from imager.repository.capture import Capture, Request, SiteResult
 from imager.repository.journal import load_journals
 from imager.repository.parents import next_image_name, remember_attempt, remember_commit, survey, sweep_cache
 from imager.repository.reader import OpenImage
-from imager.repository.restore import Restore, VolumeReport, VolumeTarget
+from imager.repository.restore import Restore
 from imager.repository.store import Repository
 from imager.sites.base import Site
 from imager.sites.memory import MemorySite

@@ -17,8 +17,9 @@ from appliance.kit import KitServer
 from appliance.verify import Verify
 from core.monitor import Monitor
 from imager.keys import Identities
+from imager.placing import VolumeTarget
 from imager.repository.reader import OpenImage
-from imager.repository.restore import Restore, VolumeTarget
+from imager.repository.restore import Restore
 from imager.repository.store import Repository
 from imager.sites.file import FileSite
 from imager.target import Target

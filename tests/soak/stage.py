@@ -23,8 +23,9 @@ from appliance.verify import Verify
 from core.monitor import Monitor
 from core.run import SystemRunner
 from imager.keys import Identities, ServerKeys
+from imager.placing import VolumeReport, VolumeTarget
 from imager.repository.reader import OpenImage
-from imager.repository.restore import Restore, VolumeReport, VolumeTarget
+from imager.repository.restore import Restore
 from imager.repository.store import Repository
 from imager.sites.base import Site
 from imager.sites.file import FileSite

@@ -18,9 +18,9 @@ from core.run import SystemRunner
 from hardware.inventory import firmware_mode
 from hardware.read import DiskSource, read_layout
 from imager.repository.journal import load_journals
-from imager.repository.manifest import volume_ids
 from imager.repository.parents import survey
 from imager.spans import BLOCK_BYTES
+from imager.volumes import volume_ids
 from tests.soak.fire import Pilot, amount, draw, pilot, shoot
 from tests.soak.stage import MIB, SITES, Stage, content_of, differing_blocks, tree_digest
 

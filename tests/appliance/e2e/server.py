@@ -129,6 +129,7 @@ class Server:
     name: str = "web1"
     extra: str = ""
     sites: dict[str, Path] = field(default_factory=dict)
+    mechanisms: Mapping[str, Sequence[str]] = field(default_factory=dict)
     recipients: list[str] = field(default_factory=list)
     #: Lines of a site's table instead of its folder's URL.
     tables: dict[str, list[str]] = field(default_factory=dict)
@@ -171,6 +172,7 @@ class Server:
         for name, path in self.sites.items():
             lines += ["[[site]]", f'name = "{name}"', f'country = "{COUNTRIES[name]}"']
             lines += self.tables.get(name, [f'url = "file://{path}"'])
+            lines += [f"mechanisms = {json.dumps(self.mechanisms[name])}"] if name in self.mechanisms else []
         lines += ["[image]", "nice = 0", 'io_class = "none"', "level = 1", self.extra]
         self.config.write_text("\n".join(lines) + "\n")
 

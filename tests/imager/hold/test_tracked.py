@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from imager.changes import Changes
-from imager.repository.reading import unread
+from imager.repository.audit import unread
 from imager.repository.segments import DATA, UNUSED, ZERO, Item
 from imager.source import Source
 from imager.spans import BLOCK_BYTES, Span

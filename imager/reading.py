@@ -1,7 +1,4 @@
-"""What of a volume is read, in which pieces: by its filesystem's map, started ahead, and by change tracking.
-
-Used by `capture`. Imports `imager`, `core`.
-"""
+"""What of a volume is read, in which pieces: by its filesystem's map, started ahead. Imports `imager`, `core`."""
 
 from __future__ import annotations
 
@@ -11,9 +8,6 @@ from collections.abc import Iterator, Sequence
 
 from core.monitor import Monitor
 from core.run import Runner
-from imager.changes import Changes
-from imager.repository.audit import is_trusted
-from imager.repository.segments import Item
 from imager.source import Source, data_extents
 from imager.spans import Extent, Idle, Span, pieces, stretches
 from imager.usedmap import UsedMap, used_map, why_whole
@@ -62,25 +56,6 @@ class MapAhead:
         """ToolError when any partclone failed after all."""
         for each in self._maps:
             each.finish()
-
-
-def unread(
-    piece: Span, known: list[list[Item | None]], changes: Changes | None
-) -> Iterator[tuple[Span, list[list[Item | None]]]]:
-    """The parts of a span that must be read, with what the lineages have of them: all of it, or, with change tracking,
-    the blocks that changed or that any lineage's parent cannot be trusted for. The others stay what they are."""
-    if changes is None:
-        yield piece, known
-        return
-    start = 0
-    for index in range(len(piece.masks) + 1):
-        if index < len(piece.masks) and not (
-            piece.block + index not in changes and all(is_trusted(items[index], piece.masks[index]) for items in known)
-        ):
-            continue
-        if index > start:
-            yield Span(piece.block + start, piece.masks[start:index]), [items[start:index] for items in known]
-        start = index + 1
 
 
 def volume_pieces(source: Source, used: UsedMap | None) -> Iterator[Idle | Span]:
