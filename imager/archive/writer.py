@@ -22,7 +22,7 @@ from pathlib import Path
 import msgspec
 
 import core
-from core.errors import ObjectMissingError, RefloatError, SiteError, StateError
+from core.errors import ObjectMissingError, RefloatError, StateError
 from core.layout import Layout, VolumeSpec
 from core.run import pipeline
 from imager.archive import members
@@ -84,7 +84,7 @@ class ArchiveResult:
     seconds: float
 
 
-class LateError(SiteError):
+class LateError(Exception):
     """The site could not keep up with the others, and was left behind."""
 
 
@@ -257,7 +257,7 @@ class ArchiveWriter:
     def _wait_no_longer_than(self, seconds: float) -> None:
         self._waited += seconds
         if self._waited > GRACE_SECONDS + GRACE_SHARE * (time.monotonic() - self._started):
-            raise LateError(f"site {self.site.name} could not keep up", hint="it is gone on with alone")
+            raise LateError(f"site {self.site.name} could not keep up")
 
     # -- the end ----------------------------------------------------------------------------------------------------
 
