@@ -99,7 +99,7 @@ class Restore:
 
     def __init__(
         self, image: OpenImage, targets: Sequence[VolumeTarget], disks: dict[str, Target], monitor: Monitor,
-        *, read_back: bool = True, threads: int = 4,
+        *, read_back: bool = True, threads: int = 8,
     ) -> None:  # fmt: skip
         self._image, self._monitor, self._read_back = image, monitor, read_back
         self._threads = threads
