@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from core.errors import CorruptError, WriteError
 from core.monitor import Monitor, Task
@@ -28,6 +28,7 @@ from imager.repository.view import ImageView
 from imager.spans import BLOCK_BYTES
 from imager.target import Target
 
+T = TypeVar("T")
 _WINDOW_BLOCKS = 16 << 10
 _CHECK_THREADS = 2
 _SAMPLE = 64
@@ -156,6 +157,9 @@ class Restore:
         wanted = self._differing(data, pool) if self._worth_comparing(data) else data
         equal = len(data) - len(wanted)
         task.advance(equal * BLOCK_BYTES)
+        # Tables of packs that were moved are asked for side by side; what follows finds them in memory.
+        firsts = {place_of(item.frame).pack: item.frame for item in reversed(wanted) if item.frame is not None}
+        self._run(pool, ([frame] for frame in firsts.values()), lambda some: self._image.place(some[0]))
         self._run(pool, self._jobs(wanted), lambda job: self._fetch(job, task))
         for item in window:
             if item.kind != DATA:
@@ -169,9 +173,9 @@ class Restore:
             disk.sync()
         self._run(pool, _neighbours(written), self._check_written)
 
-    def _run(self, pool: ThreadPoolExecutor, jobs: Iterable[list[Item]], work: Callable[[list[Item]], None]) -> None:
+    def _run(self, pool: ThreadPoolExecutor, jobs: Iterable[list[T]], work: Callable[[list[T]], object]) -> None:
         """All jobs on the pool, a bounded number in flight; the first error stops the rest."""
-        flying: set[Future[None]] = set()
+        flying: set[Future[object]] = set()
         todo = iter(jobs)
         try:
             while True:
