@@ -51,7 +51,7 @@ def prune(
     retention = retention_of(context)
     if days is not None:
         calendar = simulate(terms_of(retention), days, datetime.now(UTC).date())
-        return context.emit(_as_json(calendar), lambda: _calendar(context, calendar))
+        return context.emit({"days": _as_json(calendar)}, lambda: _calendar(context, calendar))
     if drop and len(servers) != 1:
         raise ConfigError("--drop names an image of one server", hint="say which with --server NAME")
     total = PruneReport()

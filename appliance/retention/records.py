@@ -172,8 +172,8 @@ class Records:
 def _moment(text: str) -> datetime:
     try:
         found = datetime.fromisoformat(text)
-    except ValueError as error:
+        if found.tzinfo is None:
+            raise FormatError("a time without its zone")
+        return found.astimezone(UTC)
+    except (ValueError, OverflowError) as error:
         raise FormatError("not a time") from error
-    if found.tzinfo is None:
-        raise FormatError("a time without its zone")
-    return found

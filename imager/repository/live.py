@@ -127,10 +127,6 @@ class Live:
         ]
         return {prefix.to_bytes(8, "big") for _, prefix in sorted(found)[:limit]}
 
-    def is_garbage(self, digest: bytes, received: datetime, rule: Ages) -> bool:
-        """Whether no retained image needs a pack, and it is old enough to go."""
-        return not self.packs.is_named(digest) and rule.is_over(received)
-
 
 class Ages:
     """How old what nobody names must be to go. All by the site's clock.

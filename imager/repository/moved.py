@@ -25,7 +25,8 @@ TABLE_MAX = 1 << 20
 #: How often a frame may have moved; more is a table written in a circle.
 HOPS_MAX = 64
 _VERSION = 1
-_KEPT = 256
+#: Rows of tables kept in memory: about 50 MB.
+_ROWS_KEPT = 200_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,9 @@ class Table:
 
     def __init__(self, packs: Sequence[PackRef], rows: dict[int, tuple[int, int, int]]) -> None:
         self.packs, self._rows = list(packs), rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
 
     def find(self, offset: int, length: int) -> Place | None:
         """Where the frame of that offset and sealed length is; None when the table does not have it."""
@@ -126,7 +130,8 @@ class Moved:
     def __init__(self, site: Site, prefix: str) -> None:
         self._site, self._prefix = site, f"{prefix}moved/"
         self._names: array[int] | None = None
-        self._tables: OrderedDict[bytes, Table | None] = OrderedDict()
+        self._tables: OrderedDict[bytes, Table] = OrderedDict()
+        self._rows = 0
         self._lock = threading.Lock()
 
     def table_name(self, pack: PackRef) -> str:
@@ -158,9 +163,11 @@ class Moved:
         found = self._load(pack)
         if found is not None:  # what is not there can come
             with self._lock:
+                if pack.digest not in self._tables:
+                    self._rows += len(found)
                 self._tables[pack.digest] = found
-                while len(self._tables) > _KEPT:
-                    self._tables.popitem(last=False)
+                while self._rows > _ROWS_KEPT and len(self._tables) > 1:
+                    self._rows -= len(self._tables.popitem(last=False)[1])
         return found
 
     def _load(self, pack: PackRef) -> Table | None:

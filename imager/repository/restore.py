@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from core.errors import CorruptError, WriteError
 from core.monitor import Monitor, Task
@@ -28,6 +29,7 @@ from imager.spans import BLOCK_BYTES
 from imager.target import Target
 from imager.volumes import Volume
 
+T = TypeVar("T")
 _WINDOW_BLOCKS = 16 << 10
 _CHECK_THREADS = 2
 _SAMPLE = 64
@@ -61,7 +63,7 @@ class Restore:
 
     def __init__(
         self, image: OpenImage, targets: Sequence[VolumeTarget], disks: dict[str, Target], monitor: Monitor,
-        *, read_back: bool = True, threads: int = 4,
+        *, read_back: bool = True, threads: int = 8,
     ) -> None:  # fmt: skip
         self._image, self._monitor, self._read_back = image, monitor, read_back
         self._threads = threads
@@ -118,6 +120,9 @@ class Restore:
         wanted = self._differing(data, pool) if self._worth_comparing(data) else data
         equal = len(data) - len(wanted)
         task.advance(equal * BLOCK_BYTES)
+        # Tables of packs that were moved are asked for side by side; what follows finds them in memory.
+        firsts = {place_of(item.frame).pack: item.frame for item in reversed(wanted) if item.frame is not None}
+        self._run(pool, ([frame] for frame in firsts.values()), lambda some: self._image.place(some[0]))
         self._run(pool, self._jobs(wanted), lambda job: self._fetch(job, task))
         for item in window:
             if item.kind != DATA:
@@ -131,9 +136,9 @@ class Restore:
             disk.sync()
         self._run(pool, _neighbours(written), self._check_written)
 
-    def _run(self, pool: ThreadPoolExecutor, jobs: Iterable[list[Item]], work: Callable[[list[Item]], None]) -> None:
+    def _run(self, pool: ThreadPoolExecutor, jobs: Iterable[list[T]], work: Callable[[list[T]], object]) -> None:
         """All jobs on the pool, a bounded number in flight; the first error stops the rest."""
-        flying: set[Future[None]] = set()
+        flying: set[Future[object]] = set()
         todo = iter(jobs)
         try:
             while True:

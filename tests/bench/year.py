@@ -18,13 +18,13 @@ from imager.sites.memory import MemorySite
 from tests.appliance.retention.years import Years
 from tests.imager.rig import Rig
 
-#: Modelled sites: seconds a request, bytes a second. A restore has four requests under way.
+#: Modelled sites: seconds a request, bytes a second. A restore has eight requests under way.
 SITES = {
     "200 Mbit/s, 30 ms": (0.030, 25e6),
     "NFS on 1 Gbit/s, 2 ms": (0.002, 115e6),
     "disk beside it, 8 ms": (0.008, 180e6),
 }
-THREADS = 4
+THREADS = 8
 #: One block written: which, of how many.
 Churn = Callable[[random.Random, int], Iterator[int]]
 

@@ -25,6 +25,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from appliance.config import parse_config
 from appliance.kit import decode_kit, new_kit, open_kit, seal_kit
 from appliance.receipt import decode_receipt, encode_receipt, receipt_of
+from appliance.retention.records import Records
 from appliance.seal import dearmor
 from core.errors import RefloatError
 from core.layout import Disk, Layout, Partition, Table, TableKind, volumes_of
@@ -44,6 +45,7 @@ from imager.repository.manifest import (
     decode_server_card,
     open_envelope,
 )
+from imager.repository.moved import Place, decode_table, encode_table
 from imager.repository.packs import PackBuilder, frames_of
 from imager.repository.reader import OpenImage
 from imager.repository.segments import DATA, UNUSED, ZERO, Item, Segment, SegmentBuilder, digest_of, run
@@ -334,6 +336,37 @@ class Target:
             self.parse(data)
 
 
+_OLD, _NEW = PackRef(b"\1" * 32, 1 << 20), PackRef(b"\2" * 32, 1 << 20)
+MOVED = encode_table(_OLD, {16: Place(_NEW, 56, 1000), 2000: Place(_NEW, 1100, 7)})
+RECORDS = [
+    b'{"refloat":"lease","version":1,"image":"20260101T020000Z","until":"2026-01-02T00:00:00Z"}',
+    b'{"refloat":"receipt","version":1,"image":"20260101T020000Z","digest":"00","received":"2026-01-01T02:00:00Z","vault":""}',
+    b'{"refloat":"trash","version":1,"images":[{"image":"20260101T020000Z","digest":"","reason":"","dropped":true}]}',
+]
+
+
+def moved_table(data: bytes) -> None:
+    """A table of moved frames."""
+    with contextlib.suppress(RefloatError):
+        table = decode_table(data, _OLD.hex)
+        for offset in (16, 2000):
+            place = table.find(offset, 1000)
+            assert place is None or place.offset + place.length <= place.pack.size_bytes
+
+
+def operator_records(data: bytes) -> None:
+    """Leases, receipts and the trash of a site."""
+    site = MemorySite()
+    for folder, stem in (("leases", "a"), ("receipts", "20260101T020000Z"), ("trash", "a")):
+        site.put(f"servers/web1/{folder}/{stem}.json", [data])
+    records = Records(Repository(site, "web1"))
+    records.leases()
+    with contextlib.suppress(RefloatError):
+        records.receipt(records.receipts()["20260101T020000Z"])
+    with contextlib.suppress(RefloatError):
+        records.trash()
+
+
 TARGETS = {
     "manifest": Target(manifest_body, lambda: [BODY]),
     "envelope": Target(envelope, lambda: [_IMAGE_DATA, sign("server", CARD.decode())]),
@@ -344,5 +377,7 @@ TARGETS = {
     "journal": Target(journal_file, _journal_seeds),
     "key": Target(sealed_key, lambda: [base64.b64decode(_MANIFEST.digest_key)]),
     "kit": Target(kit, _kit_seeds),
+    "moved": Target(moved_table, lambda: [MOVED]),
+    "records": Target(operator_records, lambda: RECORDS),
     "config": Target(config, lambda: [example_text().encode()]),
 }
