@@ -33,6 +33,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "export": ("appliance.cli.restore:export", "Write one volume of an image to a file or a pipe."),
     "mount": ("appliance.cli.mount:mount", "Show an image's volumes as read-only files."),
     "verify": ("appliance.cli.verify:verify", "Prove that every byte at the sites is intact."),
+    "replicate": (
+        "appliance.cli.replicate:replicate",
+        "Copy images from one site to another; heal damage.",
+    ),
     "check": ("appliance.cli.check:check", "Check the set-up against the promise: two sites, two EU countries."),
     "doctor": ("appliance.cli.doctor:doctor", "Check this machine: tools, keys, clock, sites, recovery kit."),
     "keys": ("appliance.cli.keys:keys", "This server's own keys."),
