@@ -9,11 +9,12 @@ PYTHON := .venv/bin/python
 PYTEST := $(PYTHON) -m pytest
 APT := .venv/.packages
 VENV := .venv/.installed
+CEPH_PORT := 18480
 
-.PHONY: help setup check lint types imports scripts spelling unit test lab demo soak bench clean
+.PHONY: help setup check lint types imports scripts spelling unit test test-ceph lab demo soak bench clean
 
 help: ## this list
-	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
 
 setup: $(VENV) ## Debian packages, .venv and .venv/bin/refloat (as root; Debian 12 or 13)
 
@@ -51,6 +52,11 @@ unit: $(VENV)
 test: lint types imports scripts spelling demo ## everything: check, demo, every tier, and the lab's three essential chains
 	$(PYTEST) -m "not vm"
 	$(PYTEST) -m vm tests/lab
+
+test-ceph: $(VENV) ## the suite of the sites against Ceph's gateway on this machine (apt: radosgw ceph-mon ceph-osd ceph-common)
+	folder=$$(mktemp -d); trap "tests/tools/ceph stop $$folder; rm -rf $$folder" EXIT; \
+	tests/tools/ceph start $$folder $(CEPH_PORT); \
+	REFLOAT_CEPH=$(CEPH_PORT) $(PYTEST) -k s3-ceph tests/imager/test_sites.py
 
 lab: $(VENV) ## every scenario of the lab, and every test that needs QEMU; LAB="--list" or names of scenarios
 	$(PYTHON) -m tests.lab $(if $(LAB),$(LAB),--all)

@@ -80,11 +80,11 @@ def needed(repository: Repository, pins: Sequence[KitServer], missed: list[str])
                 if _is_new(seen, ref.digest):
                     yield repository.map_name(ref.digest)
                     segment = repository.segment(ref, stored.manifest.server_id)
-                    packs = {frame.pack for frame in segment.frames() if frame.pack is not None}
+                    packs = set(segment.packs)
                     yield from (repository.pack_name(pack) for pack in packs if _is_new(seen, pack.hex))
         except RefloatError as error:
             missed.append(f"image {row.image}: {error.message}")
-    for folder in ("receipts", "archives"):
+    for folder in ("receipts", "archives", "moved", "lineage"):
         yield from (info.name for info in repository.site.list(f"{repository.prefix}{folder}/"))
 
 

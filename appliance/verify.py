@@ -21,11 +21,11 @@ from core.errors import CorruptError, ObjectMissingError, RefloatError, TrustErr
 from core.monitor import Monitor, Task
 from imager.keys import Identities
 from imager.repository.frames import FRAME_BYTES, Frame, PackRef, digest_bytes
-from imager.repository.manifest import Manifest, SegmentRef
+from imager.repository.manifest import MANIFEST_MAX, Manifest, ParentRef, SegmentRef, decode_manifest
 from imager.repository.moved import Place
 from imager.repository.packs import frames_of
 from imager.repository.reader import OpenImage
-from imager.repository.segments import DATA, Item
+from imager.repository.segments import DATA, Item, digest_of
 from imager.repository.store import Repository, StoredImage, blamed, place_of
 from imager.spans import BLOCK_BYTES
 
@@ -186,10 +186,23 @@ class Verify:
         for name, stored in self._images.items():
             parent = stored.manifest.parent
             known = self._images.get(parent.image) if parent else None
-            if parent and known and known.digest != parent.digest:
+            if parent and known and known.digest != parent.digest and not self._is_known(parent):
                 self._damaged(
                     self._repository.image_name(name), f"its parent {parent.image} is another one here", {name}
                 )
+
+    def _is_known(self, parent: ParentRef) -> bool:
+        """Whether `refloat replicate` brought the parent that another site has under this name, rightly signed."""
+        name = self._repository.lineage_name(parent.digest)
+        try:
+            if self._repository.site.stat(name).size_bytes > MANIFEST_MAX:
+                return False
+            data = self._repository.site.get(name)
+            return digest_of(data) == parent.digest and any(
+                _is_signed(data, parent.image, pin.fingerprint) for pin in self._pins
+            )
+        except _WRONG:
+            return False
 
     def _segments(self) -> Iterator[tuple[list[Frame], set[str]]]:
         """Every sound segment's frames, and the images that list it."""
@@ -282,6 +295,14 @@ class Verify:
 def _problem(error: RefloatError) -> str:
     """What is wrong, without the object's name, which the report gives beside it."""
     return str(error.fields.get("problem", error.message))
+
+
+def _is_signed(data: bytes, image: str, pin: str) -> bool:
+    try:
+        decode_manifest(data, image=image, pin=pin)
+    except _WRONG:
+        return False
+    return True
 
 
 def _refs(manifest: Manifest) -> Iterator[SegmentRef]:

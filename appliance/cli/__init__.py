@@ -36,6 +36,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "prune": ("appliance.cli.prune:prune", "Decide which images go: every image with its reason."),
     "keep": ("appliance.cli.prune:keep", "Pin an image, so that it stays whatever the policy says."),
     "gc": ("appliance.cli.gc:gc", "Delete what was decided, once its delay is over, and what nobody needs."),
+    "replicate": (
+        "appliance.cli.replicate:replicate",
+        "Copy images from one site to another; heal damage.",
+    ),
     "check": ("appliance.cli.check:check", "Check the set-up against the promise: two sites, two EU countries."),
     "doctor": ("appliance.cli.doctor:doctor", "Check this machine: tools, keys, clock, sites, recovery kit."),
     "keys": ("appliance.cli.keys:keys", "This server's own keys."),

@@ -100,6 +100,10 @@ class Repository:
     def image_name(self, image: str) -> str:
         return f"{self.prefix}images/{image}.json"
 
+    def lineage_name(self, digest: str) -> str:
+        """A manifest of another site that an image here names as its parent."""
+        return f"{self.prefix}lineage/{digest}.json"
+
     @property
     def card_name(self) -> str:
         return f"{self.prefix}server.json"

@@ -15,6 +15,7 @@ May import core and `imager.sites`.
 from __future__ import annotations
 
 import base64
+import re
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
@@ -28,7 +29,8 @@ from imager.sites.s3client import Access, Client, is_denied, is_unknown
 
 LOCK_MODES = ("governance", "compliance")
 _PROBE = ".refloat/create-only"
-_LEASED = "/leases/"
+#: What a restore needs; the rest (leases, decisions, pins) ends or is taken back.
+_NEEDED = re.compile(r"servers/[^/]+/(server\.json|(packs|maps|images|receipts|archives|moved|lineage)/.+)")
 _VERSIONS_KNOWN = 65_536
 
 
@@ -218,8 +220,8 @@ class S3Site:
         return True
 
     def _lock_options(self, name: str) -> dict[str, Any]:
-        """All that a restore needs is locked; a lease ends by itself."""
-        if not self.lock_days or _LEASED in name:
+        """The lock of an object that a restore needs."""
+        if not self.lock_days or _NEEDED.fullmatch(name) is None:
             return {}
         return {"ObjectLockMode": self.lock_mode.upper(), "ObjectLockRetainUntilDate": self.until()}
 

@@ -83,6 +83,14 @@ STORES: dict[str, tuple[str, Callable[[int], Site]]] = {
         lambda port: S3Site("here", stores.bucket(port, versions=True), "p", access=stores.access(port)),
     ),
 }
+#: `make test-ceph` starts one and says on which port (tests/tools/ceph).
+CEPH_PORT = os.environ.get("REFLOAT_CEPH", "")
+if CEPH_PORT:
+    STORES["s3-ceph"] = ("ceph", lambda port: S3Site("here", stores.bucket(port), access=stores.access(port)))
+    STORES["s3-ceph-versions"] = (
+        "ceph",
+        lambda port: S3Site("here", stores.bucket(port, versions=True), "p", access=stores.access(port)),
+    )
 #: How far back a site's clock may round a time.
 _ROUNDS = {**dict.fromkeys(STORES, timedelta(seconds=1))}
 
@@ -94,6 +102,8 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str]
     with contextlib.ExitStack() as stack:
 
         def start(kind: str) -> int:
+            if kind == "ceph":
+                return int(CEPH_PORT)
             if kind not in ports:
                 root = tmp_path_factory.mktemp(kind) / "root"
                 root.mkdir()

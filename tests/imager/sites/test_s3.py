@@ -19,6 +19,7 @@ from imager.sites.wrap import Retry
 from tests.imager import stores
 
 pytestmark = pytest.mark.block
+PACK = "servers/x/packs/00/a"
 
 
 @pytest.fixture(scope="module")
@@ -94,35 +95,35 @@ def test_more_versions_than_a_page(moto: int) -> None:
 @pytest.mark.parametrize("mode", ["governance", "compliance"])
 def test_objects_are_put_locked_and_cannot_be_deleted(moto: int, mode: str) -> None:
     site = locked(moto, mode)
-    site.put("servers/x/packs/00/a", [b"data"])
+    site.put(PACK, [b"data"])
     site.put("servers/x/leases/1.json", [b"{}"])
-    head = site.head("servers/x/packs/00/a")
+    head = site.head(PACK)
     assert head["ObjectLockMode"] == mode.upper()
     until, term = head["ObjectLockRetainUntilDate"], timedelta(days=30)
     assert abs(until - datetime.now(UTC) - term) < timedelta(minutes=1)
     with pytest.raises(SiteError) as caught:
-        site.delete("servers/x/packs/00/a")
+        site.delete(PACK)
     assert caught.value.fields["transient"] is False
-    assert site.get("servers/x/packs/00/a") == b"data"
+    assert site.get(PACK) == b"data"
     site.delete("servers/x/leases/1.json")
     site.close()
 
 
 def test_a_lock_is_renewed_and_never_shortened(moto: int) -> None:
     site = locked(moto, days=30)
-    site.put("a", [b"data"])
+    site.put(PACK, [b"data"])
     locks = locks_of(Retry(site))
     assert locks is not None
-    first = locks.until("a")
+    first = locks.until(PACK)
     assert first is not None
     longer = S3Site("here", site.bucket, "p", access=stores.access(moto), lock_days=60)
     more = locks_of(longer)
     assert more is not None
-    more.renew("a")
-    second = more.until("a")
+    more.renew(PACK)
+    second = more.until(PACK)
     assert second is not None and second - first > timedelta(days=29)
-    locks.renew("a")  # for 30 days only
-    assert (locks.until("a") or second) >= second
+    locks.renew(PACK)  # for 30 days only
+    assert (locks.until(PACK) or second) >= second
     site.close()
     longer.close()
 
@@ -130,11 +131,11 @@ def test_a_lock_is_renewed_and_never_shortened(moto: int) -> None:
 def test_an_unlocked_object_gets_a_lock(moto: int) -> None:
     site = locked(moto)
     plain = S3Site("here", site.bucket, "p", access=stores.access(moto))
-    plain.put("a", [b"put before site.lock_days was set"])
+    plain.put(PACK, [b"put before site.lock_days was set"])
     locks = locks_of(site)
-    assert locks is not None and locks.until("a") is None and locks_of(plain) is None
-    locks.renew("a")
-    assert locks.until("a") is not None
+    assert locks is not None and locks.until(PACK) is None and locks_of(plain) is None
+    locks.renew(PACK)
+    assert locks.until(PACK) is not None
     for each in (site, plain):
         each.close()
 
