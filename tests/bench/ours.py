@@ -1,4 +1,4 @@
-"""Refloat as a contestant: a server with one or two `file://` sites, maybe an archive; run as the program people run."""
+"""Refloat as a contestant: a server with one or two `file://` sites, maybe archives; run as people run it."""
 
 from __future__ import annotations
 
