@@ -160,7 +160,7 @@ def _mechanisms(config: Config) -> Finding:
     used = sorted({each for site in config.sites for each in site.mechanisms})
     if len(used) >= 2:
         return ok("mechanisms", ", ".join(used))
-    hint = "nothing to do: a second one is not in this version"
+    hint = 'mechanisms = ["repository", "archive"] at one site adds the second: docs/archive.md'
     return warn("mechanisms", "one format only: a fault in our software could take every copy", hint)
 
 

@@ -68,6 +68,8 @@ TOOLS: tuple[Tool, ...] = (
     Tool("mdadm", "mdadm", "md arrays cannot be imaged or restored", (4, 1), ("--version",), stops=False),
     Tool("cryptsetup", "cryptsetup-bin", "LUKS cannot be imaged or restored", (2, 3), ("--version",), stops=False),
     Tool("fusermount3", "fuse3", "`refloat mount` does not work", (3, 10), ("--version",), stops=False),
+    Tool("zstd", "zstd", "archives cannot be written or read", (1, 4), ("--version",), stops=False),
+    Tool("age", "age", "archives cannot be written or read", (1, 0), ("--version",), stops=False),
     Tool("udevadm", "udev", "disks are known by sysfs alone", stops=False),
 )
 

@@ -7,6 +7,7 @@ ToolError with argv, exit code or signal, the end of stderr and the purpose; the
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import logging
 import os
 import shlex
@@ -23,6 +24,8 @@ from core.errors import ToolError
 log = logging.getLogger("refloat.run")
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _TAIL_BYTES = 2000
+#: Pipes between tools: with the kernel's 64 KiB both sides wake each other all the time.
+_PIPE_BYTES = 1 << 20
 #: How long a tool that is asked to end has for it.
 _END_SECONDS = 10
 
@@ -231,6 +234,10 @@ def pipeline(argvs: Sequence[Sequence[str]], *, purpose: str, keep: Sequence[int
                 )  # fmt: skip
             except OSError as error:
                 raise _not_started(argv, purpose, error) from error
+            for end in (process.stdin, process.stdout):
+                if end is not None:
+                    with contextlib.suppress(OSError):  # a user's pipes may be limited; it is a matter of speed
+                        fcntl.fcntl(end.fileno(), fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
             if processes and processes[-1].stdout is not None:
                 processes[-1].stdout.close()  # only the next one reads it: a reader that dies is noticed
             processes.append(process)

@@ -15,6 +15,7 @@ import select
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -48,7 +49,6 @@ from imager.volumes import Volume
 #: As imager.repository.feed: a site that keeps everybody waiting has this long in all, and a share of the run so far.
 GRACE_SECONDS = 2.0
 GRACE_SHARE = 0.05
-_PIPE_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ class ArchiveWriter:
         return hashlib.sha256(sums).hexdigest() == record.sums and set(parse_sums(sums)) <= there
 
     def _zstd(self) -> list[str]:
-        return ["zstd", "-q", f"-{self._request.level}", f"-T{self._request.threads}", "-c"]
+        return ["zstd", "-q", "--no-check", f"-{self._request.level}", f"-T{self._request.threads}", "-c"]
 
     def _age(self) -> list[str]:
         return ["age", "--encrypt", *(word for each in self._request.recipients for word in ("--recipient", each))]
@@ -289,9 +289,9 @@ class ArchiveWriter:
         readme = readme_at_site(keys, request.image, self.base.image if self.base else None)
         description = msgspec.json.encode(self._describe(volumes))
         sums = format_sums({README: _sha256(readme), DESCRIPTION: _sha256(description), **self._parts.sums})
-        self.site.put(f"{self._prefix}{README}", [readme])
-        self.site.put(f"{self._prefix}{DESCRIPTION}", [description])
-        self.site.put(f"{self._prefix}{SIGNATURE}", [sign_sums(sums, keys.public_key, keys.sign)])
+        rest = {README: readme, DESCRIPTION: description, SIGNATURE: sign_sums(sums, keys.public_key, keys.sign)}
+        with ThreadPoolExecutor(len(rest)) as pool:  # a put waits for a disk or for the other end of a continent
+            list(pool.map(lambda name: self.site.put(f"{self._prefix}{name}", [rest[name]]), rest))
         self.site.put(f"{self._prefix}{SUMS}", [sums])
         if self.base is None:
             save_record(

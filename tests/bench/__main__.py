@@ -15,7 +15,7 @@ from tests.bench import memory, report
 from tests.bench.measure import Sample
 from tests.bench.ours import Refloat
 from tests.bench.peers import Borg, Pipe, Restic
-from tests.bench.report import BORG, OURS, OURS_TWO, PARTCLONE, RESTIC, ZSTD
+from tests.bench.report import BORG, OURS, OURS_ARCHIVE, OURS_TWO, PARTCLONE, RESTIC, ZSTD
 from tests.bench.workload import GIB, MIB, Workload, build, mounted
 
 
@@ -41,6 +41,7 @@ class Bench:
         everybody: dict[str, Contestant] = {
             OURS: Refloat(place / "one", sites=1),
             OURS_TWO: Refloat(place / "two", sites=2),
+            OURS_ARCHIVE: Refloat(place / "archive", sites=1, archive=True),
             ZSTD: Pipe(place / "zstd", partclone=False),
             PARTCLONE: Pipe(place / "partclone", partclone=True),
             RESTIC: Restic(place / "restic"),
@@ -54,7 +55,7 @@ class Bench:
             if who != PARTCLONE:
                 self._image(who, everybody[who], 2)
         for who in turns:
-            if who not in (PARTCLONE, OURS_TWO):
+            if who not in (PARTCLONE, OURS_TWO, OURS_ARCHIVE):
                 self._restore(who, everybody[who], place / "restored.img")
         shutil.rmtree(place)
 

@@ -1,4 +1,4 @@
-"""Refloat as a contestant: a server with one or two `file://` sites, run as the program people run."""
+"""Refloat as a contestant: a server with one or two `file://` sites, maybe archives; run as people run it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Refloat:
     """One server and its sites, all below `folder`; the default configuration, but at the peers'
     CPU and disk priority."""
 
-    def __init__(self, folder: Path, *, sites: int) -> None:
+    def __init__(self, folder: Path, *, sites: int, archive: bool = False) -> None:
         folder.mkdir(parents=True)
         self._program = Path(sys.executable).with_name("refloat")
         self._key, self._config = folder / "key", folder / "refloat.toml"
@@ -43,6 +43,7 @@ class Refloat:
         for name, country in _COUNTRIES[:sites]:
             (folder / name).mkdir()
             text += _SITE.format(name=name, country=country, folder=folder)
+            text += 'mechanisms = ["repository", "archive"]\n' if archive else ""
         self._config.write_text(text)
         timed(f"{self._program} keys new --config {self._config}")
 

@@ -10,9 +10,10 @@ from pathlib import Path
 
 #: Contestant → measure (`day1_s`, `day1_bytes`, …) → one value a run.
 Results = Mapping[str, Mapping[str, Sequence[float]]]
-OURS, OURS_TWO, ZSTD, PARTCLONE, RESTIC, BORG = (
+OURS, OURS_TWO, OURS_ARCHIVE, ZSTD, PARTCLONE, RESTIC, BORG = (
     "refloat",
     "refloat, two sites",
+    "refloat, with archive",
     "zstd | age",
     "partclone | zstd | age",
     "restic",
@@ -26,6 +27,8 @@ TARGETS = (
     ("day 1, wall, against restic", "day1_s", OURS, RESTIC, 0.35),
     ("day 1, stored, against partclone | zstd | age", "day1_bytes", OURS, PARTCLONE, 1.05),
     ("day 1, wall, two sites against one", "day1_s", OURS_TWO, OURS, 1.25),
+    ("day 1, wall, with archive against without", "day1_s", OURS_ARCHIVE, OURS, 2.0),
+    ("day 2, wall, with archive against without", "day2_s", OURS_ARCHIVE, OURS, 1.3),
     ("day 2, stored, against restic", "day2_bytes", OURS, RESTIC, 0.20),
     ("day 2, wall, against restic", "day2_s", OURS, RESTIC, 0.40),
     ("restore, wall, against age | zstd", "restore_s", OURS, ZSTD, 0.80),
