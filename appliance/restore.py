@@ -18,6 +18,7 @@ from msgspec.structs import replace
 
 from appliance.opened import Opened, need_any_place, read_small, require_parts
 from appliance.recreate import sources
+from appliance.retention.lease import leased
 from appliance.shrink import shrunk
 from appliance.steps import FINISHING, PREPARING, AskPassphrase, Hand, Repair
 from core.errors import (
@@ -347,6 +348,7 @@ def apply_restore(
     }
     anew = [each for each in actions if isinstance(each, RecreateFilesystem)]
     with (
+        leased(image.sites, image.manifest.image),
         shrunk(image, shrinks, options.scratch, runner, monitor) as overlays,
         sources(image, anew, options.scratch, runner, monitor) as found,
         contextlib.ExitStack() as built,

@@ -120,10 +120,16 @@ class Records:
             found[image] = max(until, found.get(image, until))
         return found
 
-    def lease(self, image: str, until: datetime) -> None:
-        """Say that a restore reads an image."""
+    def lease(self, image: str, until: datetime) -> str:
+        """Say that a restore reads an image; returns the lease's name."""
         body = msgspec.json.encode(Lease("lease", _VERSION, image, f"{until.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"))
-        self._site.put(f"{self._prefix}leases/{secrets.token_hex(8)}.json", [body])
+        name = f"{self._prefix}leases/{secrets.token_hex(8)}.json"
+        self._site.put(name, [body])
+        return name
+
+    def release(self, name: str) -> None:
+        """Take a lease back. ObjectMissingError when it is over and gone."""
+        self._site.delete(name)
 
     def receipts(self) -> dict[str, ObjectInfo]:
         """Image → its receipt's object, unread."""

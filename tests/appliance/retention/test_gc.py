@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from appliance.config import RetentionConfig
+from appliance.retention.lease import leased
 from appliance.retention.records import Going, Records
 from core.errors import CorruptError, ObjectMissingError, PolicyError
 from imager.sites.memory import MemorySite
@@ -77,6 +78,18 @@ def test_a_lease_that_nobody_can_read_holds_everything(tmp_path: Path) -> None:
     years.gc()
     assert years.images() == images
     years.now += timedelta(days=15)
+    years.collect()
+    assert years.images() == images[-2:]
+
+
+def test_a_restore_under_way_holds_its_image(tmp_path: Path) -> None:
+    years = Years(tmp_path, config=FEW)
+    images = _nights(years, 5)
+    years.prune()
+    years.now += timedelta(days=8)
+    with leased([years.rig.repository(years.sites[0])], images[0]):
+        assert images[0] not in years.gc().images and images[0] in years.images()
+    assert years.objects("leases") == []
     years.collect()
     assert years.images() == images[-2:]
 
