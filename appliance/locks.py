@@ -50,11 +50,11 @@ def renew(repository: Repository, pin: KitServer, state: Path, monitor: Monitor)
         return 0
     count = 0
     missed: list[str] = []
-    with monitor.task(f"renew locks {repository.site.name}") as task, ThreadPoolExecutor(_THREADS, "lock") as pool:
+    monitor.step(f"locks at site {repository.site.name} are renewed")
+    with ThreadPoolExecutor(_THREADS, "lock") as pool:
         for batch in _batches(needed(repository, [pin], missed)):
             for _ in pool.map(locks.renew, batch):
                 count += 1
-                task.advance(1)
     for each in missed:
         monitor.warn(f"locks at site {repository.site.name}: {each}")
     if missed:
@@ -132,11 +132,11 @@ def report(repository: Repository, pins: Sequence[KitServer], monitor: Monitor) 
     if locks is None:
         return None
     found = LockReport(repository.site.name, locks.term.days)
-    with monitor.task(f"locks {repository.site.name}") as task, ThreadPoolExecutor(_THREADS, "lock") as pool:
+    monitor.step(f"locks at site {repository.site.name} are read")
+    with ThreadPoolExecutor(_THREADS, "lock") as pool:
         for batch in _batches(needed(repository, pins, found.missed)):
             for name, until in zip(batch, pool.map(locks.until, batch), strict=True):
                 found.add(name, until, locks.now())
-                task.advance(1)
     return found
 
 

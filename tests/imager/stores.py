@@ -27,9 +27,7 @@ _numbers = itertools.count()
 
 def access(port: int) -> Access:
     """How a store on this port is reached."""
-    return Access(
-        endpoint=f"http://127.0.0.1:{port}", region="eu-central-1", access_key_id=KEY, secret_access_key=SECRET
-    )
+    return Access(endpoint=f"http://127.0.0.1:{port}", region="us-east-1", access_key_id=KEY, secret_access_key=SECRET)
 
 
 def bucket(port: int, *, versions: bool = False, lock: bool = False) -> str:
@@ -37,7 +35,7 @@ def bucket(port: int, *, versions: bool = False, lock: bool = False) -> str:
     name = f"b{os.getpid()}-{next(_numbers)}-{uuid.uuid4().hex[:8]}"
     client = S3Site("maker", name, access=access(port)).client
     more = {"ObjectLockEnabledForBucket": True} if lock else {}
-    client.ask("create_bucket", "", CreateBucketConfiguration={"LocationConstraint": "eu-central-1"}, **more)
+    client.ask("create_bucket", "", **more)
     if versions:
         client.ask("put_bucket_versioning", "", VersioningConfiguration={"Status": "Enabled"})
     client.close()
