@@ -16,14 +16,14 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
 
 import core
-from core.errors import ObjectMissingError, RefloatError, SiteError, StateError
+from core.errors import ObjectMissingError, RefloatError, StateError
 from core.layout import Layout, VolumeSpec
 from core.run import pipeline
 from imager.archive import members
@@ -35,6 +35,7 @@ from imager.archive.digests import (
     FullRecord,
     list_path,
     load_record,
+    next_name,
     save_record,
     sweep_lists,
 )
@@ -53,8 +54,8 @@ GRACE_SHARE = 0.05
 
 @dataclass(frozen=True)
 class ArchiveRequest:
-    """What to archive. `image` is its TIME; `dumps` are layout dumps by file name; `level` is zstd's; `patient`: nobody
-    else waits for it, so a slow site may take its time."""
+    """What to archive. `image` is its TIME, or the earliest it may have; `dumps` are layout dumps by file name; `level`
+    is zstd's; `patient`: nobody else waits for it, so a slow site may take its time."""
 
     keys: ServerKeys
     recipients: tuple[str, ...]
@@ -84,7 +85,7 @@ class ArchiveResult:
     seconds: float
 
 
-class LateError(SiteError):
+class LateError(Exception):
     """The site could not keep up with the others, and was left behind."""
 
 
@@ -97,10 +98,11 @@ class ArchiveWriter:
     """Made (which asks the site for the full), fed, then finished or aborted; always closed."""
 
     def __init__(self, site: Site, request: ArchiveRequest) -> None:
+        self._folder = request.state / "archive"
+        request = replace(request, image=next_name(self._folder, site.name, request.image))
         self.site, self._request = site, request
         self.error: Exception | None = None
         self._prefix = f"{archives_prefix(request.keys.name)}{request.image}/"
-        self._folder = request.state / "archive"
         self._sizes = {spec.name: spec.size_bytes for spec in request.specs}
         self._geometry = geometry(request.keys.name, request.specs, request.layout)
         self._moment = int(request.taken_at.timestamp())
@@ -257,7 +259,7 @@ class ArchiveWriter:
     def _wait_no_longer_than(self, seconds: float) -> None:
         self._waited += seconds
         if self._waited > GRACE_SECONDS + GRACE_SHARE * (time.monotonic() - self._started):
-            raise LateError(f"site {self.site.name} could not keep up", hint="it is gone on with alone")
+            raise LateError(f"site {self.site.name} could not keep up")
 
     # -- the end ----------------------------------------------------------------------------------------------------
 
