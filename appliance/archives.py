@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -20,8 +19,6 @@ from imager.archive.writer import ArchiveRequest, ArchiveResult, ArchiveWriter, 
 from imager.sites.base import Site
 from imager.source import Pace, Source
 from imager.volumes import Volume
-
-_TIME = "%Y%m%dT%H%M%SZ"
 
 
 @dataclass
@@ -101,8 +98,7 @@ class Archives:
         volumes: list[Volume] = []
         for site in sites:
             self._monitor.warn(f"the archive of site {site.name} is begun again, alone")
-            moment = datetime.strptime(self._request.image, _TIME).replace(tzinfo=UTC) + timedelta(seconds=1)
-            self._open(site, replace(self._request, patient=True, image=moment.strftime(_TIME)))
+            self._open(site, replace(self._request, patient=True))
             volumes = self.alone(frozen, digest_key, runner) or volumes
             self._close()
         return volumes

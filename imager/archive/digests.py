@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import msgspec
@@ -18,8 +19,10 @@ from core.errors import StateError
 from core.files import replace, state_errors
 from core.layout import VolumeSpec
 from imager.spans import BLOCK_BYTES
+from imager.volumes import TIME
 
 ENTRY_BYTES = 16
+_FORMAT = "%Y%m%dT%H%M%SZ"
 UNUSED = bytes(ENTRY_BYTES)
 ZERO = bytes(ENTRY_BYTES - 1) + b"\1"
 
@@ -57,6 +60,19 @@ def sweep_lists(folder: Path, site: str, keep: str) -> None:
     for path in folder.glob(f"{site}-????????T??????Z.list"):
         if path != list_path(folder, site, keep):
             path.unlink(missing_ok=True)
+
+
+def next_name(folder: Path, site: str, image: str) -> str:
+    """The TIME of the next archive: this one, or a second after the last that was begun, of which parts may lie there.
+    It is noted before anything is put. StateError when it cannot be."""
+    path = folder / f"{site}.last"
+    with state_errors(path):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        last = path.read_text() if path.exists() else ""
+    if TIME.fullmatch(last) and image <= last:
+        image = (datetime.strptime(last, _FORMAT).replace(tzinfo=UTC) + timedelta(seconds=1)).strftime(_FORMAT)
+    replace(path, image.encode())
+    return image
 
 
 class DigestList:

@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -35,6 +35,7 @@ from imager.archive.digests import (
     FullRecord,
     list_path,
     load_record,
+    next_name,
     save_record,
     sweep_lists,
 )
@@ -53,8 +54,8 @@ GRACE_SHARE = 0.05
 
 @dataclass(frozen=True)
 class ArchiveRequest:
-    """What to archive. `image` is its TIME; `dumps` are layout dumps by file name; `level` is zstd's; `patient`: nobody
-    else waits for it, so a slow site may take its time."""
+    """What to archive. `image` is its TIME, or the earliest it may have; `dumps` are layout dumps by file name; `level`
+    is zstd's; `patient`: nobody else waits for it, so a slow site may take its time."""
 
     keys: ServerKeys
     recipients: tuple[str, ...]
@@ -97,10 +98,11 @@ class ArchiveWriter:
     """Made (which asks the site for the full), fed, then finished or aborted; always closed."""
 
     def __init__(self, site: Site, request: ArchiveRequest) -> None:
+        self._folder = request.state / "archive"
+        request = replace(request, image=next_name(self._folder, site.name, request.image))
         self.site, self._request = site, request
         self.error: Exception | None = None
         self._prefix = f"{archives_prefix(request.keys.name)}{request.image}/"
-        self._folder = request.state / "archive"
         self._sizes = {spec.name: spec.size_bytes for spec in request.specs}
         self._geometry = geometry(request.keys.name, request.specs, request.layout)
         self._moment = int(request.taken_at.timestamp())
