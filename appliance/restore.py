@@ -58,6 +58,7 @@ from hardware.stack import build
 from hardware.targets import Refusal
 from imager.archive.reader import OpenArchive
 from imager.placing import VolumeReport
+from imager.repository.reader import OpenImage
 
 
 @dataclass(frozen=True)
@@ -348,7 +349,7 @@ def apply_restore(
     }
     anew = [each for each in actions if isinstance(each, RecreateFilesystem)]
     with (
-        leased(image.sites, image.manifest.image),
+        leased(image.sites if isinstance(image, OpenImage) else (), image.manifest.image),
         shrunk(image, shrinks, options.scratch, runner, monitor) as overlays,
         sources(image, anew, options.scratch, runner, monitor) as found,
         contextlib.ExitStack() as built,
