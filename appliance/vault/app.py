@@ -166,7 +166,7 @@ def _pieces(vault: Vault, token: Token, name: str, start: int, end: int) -> Iter
 
 def _range(header: str | None, size: int) -> tuple[int, int] | None:
     """First byte and the one after the last that are wanted (RFC 9110, 14.1.2); None: all. ValueError: none such."""
-    match = re.fullmatch(r"bytes=([0-9]{1,18})-([0-9]{0,18})", header or "")
+    match = re.fullmatch(r"bytes=([0-9]{1,20})-([0-9]{0,20})", header or "")
     if match is None:
         return None
     start, end = int(match[1]), min(int(match[2]) + 1 if match[2] else size, size)

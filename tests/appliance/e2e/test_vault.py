@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import random
 import resource
@@ -135,6 +136,8 @@ def test_a_quota_stops_an_image_with_a_hint(pair: Pair) -> None:
     server.taken()
 
 
+# CPython leaks a TLS socket whose connection was reset before the handshake (ssl.SSLSocket._create does not close it)
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
 @pytest.mark.parametrize("seed", range(3))
 def test_a_vault_is_killed_and_comes_back(seed: int, tmp_path: Path) -> None:
     """kill -9 at a moment of chance while eight put: whatever was answered is there, the rest can be sent again."""
@@ -168,6 +171,7 @@ def test_a_vault_is_killed_and_comes_back(seed: int, tmp_path: Path) -> None:
             again.put(name, [bodies[name]])
         assert {info.name for info in again.list()} == bodies.keys()
         again.close()
+    gc.collect()  # what leaked is told here, and not in another test
 
 
 def wait_gone(vault: Running) -> None:
