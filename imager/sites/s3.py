@@ -55,6 +55,7 @@ class S3Site:
         self._endpoint = access.endpoint.rstrip("/").lower()
         self._prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
         self._lock = threading.Lock()
+        self._asking = threading.Lock()  # what a store can do is asked by one thread, and known to all
         self._versioned: bool | None = None
         self._create_only: bool | None = None
         self._versions: OrderedDict[str, dict[str, Any]] = OrderedDict()
@@ -171,21 +172,23 @@ class S3Site:
     def is_versioned(self) -> bool:
         """Whether objects are read by version. Asked once; where that is forbidden, versions are if they can be
         listed."""
-        if self._versioned is None:
-            self._versioned = self._ask_versioned()
-        return self._versioned
+        with self._asking:
+            if self._versioned is None:
+                self._versioned = self._ask_versioned()
+            return self._versioned
 
     def is_create_only(self) -> bool:
         """Whether the store refuses a create-only put of a name that is taken. Found out once, by a probe; False as
         well when these credentials may not put the probe."""
-        if self._create_only is None:
-            try:
-                self._create_only = self.probe_create()
-            except SiteError as error:
-                if not is_denied(error):
-                    raise
-                self._create_only = False
-        return self._create_only
+        with self._asking:
+            if self._create_only is None:
+                try:
+                    self._create_only = self.probe_create()
+                except SiteError as error:
+                    if not is_denied(error):
+                        raise
+                    self._create_only = False
+            return self._create_only
 
     def probe_create(self) -> bool:
         """Put one name twice, create-only: the second must be refused."""
@@ -196,6 +199,8 @@ class S3Site:
             except ObjectExistsError:
                 return True
             except SiteError as error:
+                if error.fields.get("s3") == "ConditionalRequestConflict":
+                    return True  # another machine puts its probe: a store that ignores the condition sees no conflict
                 if not is_unknown(error):
                     raise
                 return False

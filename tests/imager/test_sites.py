@@ -76,7 +76,11 @@ SITES: dict[str, Callable[[Path, pytest.MonkeyPatch], Site]] = {
 
 #: Processes of their own, so of the block tier.
 STORES: dict[str, tuple[str, Callable[[int], Site]]] = {
-    "s3-rclone": ("rclone", lambda port: S3Site("here", stores.bucket(port), "a/prefix", access=stores.access(port))),
+    "s3-rclone": (
+        "rclone",
+        # As every site is opened: rclone answers 500 now and then when several threads put into one new folder.
+        lambda port: Retry(S3Site("here", stores.bucket(port), "a/prefix", access=stores.access(port))),
+    ),
     "s3-moto": ("moto", lambda port: S3Site("here", stores.bucket(port), access=stores.access(port))),
     "s3-moto-versions": (
         "moto",
