@@ -15,7 +15,7 @@ from hardware.boot.initrd import complete, examine, missing, missing_programs
 from hardware.boot.job import Job
 from hardware.boot.kernels import Driven, Modules, card_chain, chain_of, find_kernels, stack_of
 from hardware.boot.values import Kernel
-from hardware.boot.waiting import keeps_waiting, waits_for_volumes
+from hardware.boot.waiting import asks_for_volumes, keeps_asking
 
 #: What joins several paths to one disk, and tells its partitions.
 _JOINING = ("multipath", "kpartx")
@@ -64,8 +64,8 @@ def see_to_drivers(job: Job, links: Mapping[str, bytes]) -> None:
             job.report.warnings.append(f"kernel {kernel.version}: {words}")
     if job.family.remember(job.root, sorted(remembered)):
         job.done(f"the next initrd will hold {', '.join(sorted(remembered))} too")
-    if "lvm" in needs.programs and keeps_waiting(job.root):
-        job.done("the next initrd will ask for its volume group again while it waits, too")
+    if keeps_asking(job.root):
+        job.done("the next initrd will ask for its volume groups again, too")
     _see_to_cards(job, job.report.kernels[0])
 
 
@@ -80,7 +80,7 @@ def _complete_one(
     held = examine(job.root.read(kernel.initrd) or b"", job.runner)
     lacking = missing(held, modules, wanted)
     replaced = replaced_in_initrd(job, held, links)
-    replaced |= waits_for_volumes(held) if "lvm" in needs.programs else {}
+    replaced |= asks_for_volumes(held)
     if lacking or replaced:
         job.monitor.step(f"complete {kernel.initrd}")
         if complete(job.root, kernel, held, modules, lacking, replaced, job.runner):
